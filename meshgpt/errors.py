@@ -1,0 +1,67 @@
+"""Every error that `meshgpt` raises on purpose.
+
+    MeshGPTError
+    ├── MeshError (ValueError)              vertices and faces that are not a mesh
+    │   └── MeshFileError                   a file that cannot be read as a mesh
+    │       └── MeshLimitError              a file beyond the stated limits of what is read
+    ├── ConfigError (ValueError)            an unknown field, a value that no model can have
+    ├── CodesError (ValueError)             token ids that do not fit the tokenizer
+    ├── DataError (ValueError)              a data set or a batch that cannot be used
+    ├── GenerationError (ValueError)        a request that generation cannot serve
+    ├── CheckpointError (RuntimeError)      a saved model or run that is missing, damaged or of another kind
+    ├── TrainingError (RuntimeError)        training that cannot start or go on
+    │   └── NonFiniteLossError              the loss became NaN or infinite
+    └── MissingExtraError (ImportError)     an optional package is needed: names the extra to install
+"""
+
+
+class MeshGPTError(Exception):
+    """Base of all errors raised on purpose by this package."""
+
+
+class MeshError(MeshGPTError, ValueError):
+    """Vertices and faces that are not a mesh: wrong shape, not finite, an index out of range."""
+
+
+class MeshFileError(MeshError):
+    """A file that cannot be read as a mesh; says which file and what is wrong with it."""
+
+
+class MeshLimitError(MeshFileError):
+    """A file that is larger, or asks for more, than the stated limits allow."""
+
+
+class ConfigError(MeshGPTError, ValueError):
+    """A configuration with an unknown field or an impossible value."""
+
+
+class CodesError(MeshGPTError, ValueError):
+    """Token ids that do not fit the tokenizer: out of range, or not whole faces where those are needed."""
+
+
+class DataError(MeshGPTError, ValueError):
+    """A data set or a batch that cannot be used."""
+
+
+class GenerationError(MeshGPTError, ValueError):
+    """A request that generation cannot serve."""
+
+
+class CheckpointError(MeshGPTError, RuntimeError):
+    """A saved model or run that is missing, damaged or of another kind."""
+
+
+class TrainingError(MeshGPTError, RuntimeError):
+    """Training that cannot start or cannot go on."""
+
+
+class NonFiniteLossError(TrainingError):
+    """The loss became NaN or infinite; names the batch."""
+
+
+class MissingExtraError(MeshGPTError, ImportError):
+    """An optional package is needed; the message names the extra to install."""
+
+    def __init__(self, package: str, extra: str, purpose: str):
+        super().__init__(f"{purpose} needs the package '{package}': pip install 'meshgpt[{extra}]'")
+        self.package, self.extra = package, extra
