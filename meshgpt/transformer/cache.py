@@ -1,0 +1,96 @@
+"""What a stack keeps between steps: a value that is passed in, one `write` a layer, one `advance` a pass."""
+
+import dataclasses
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor
+
+FIRST_CAPACITY = 64
+
+
+@dataclasses.dataclass
+class StackCache:
+    """Keys (already rotated) and values of each attention layer, the state of each recurrence layer, the length of each row.
+
+    `keys`, `values`: one tensor (b h capacity d) a layer, preallocated and doubled when full. `lengths` (b): how many positions of
+    each row are written. Rows may differ in length; `shared_length` is their common length, None where they differ.
+    """
+
+    keys: list[Tensor]
+    values: list[Tensor]
+    states: list[Tensor]
+    lengths: Tensor
+    shared_length: int | None = 0
+    max_length: int = 0
+    places: Tensor | None = None  # (b capacity 3), what the distance bias needs of each position
+
+    @property
+    def batch_size(self) -> int:
+        return self.lengths.shape[0]
+
+    def write(
+        self, layer: int, keys: Float[Tensor, "b h n d"], values: Float[Tensor, "b h n d"]
+    ) -> tuple[Float[Tensor, "b h m d"], Float[Tensor, "b h m d"]]:
+        """Puts n new positions behind each row's length and returns all positions so far, m = longest row + n."""
+        end = self.max_length + keys.shape[2]
+        while len(self.keys) <= layer:
+            self.keys.append(keys.new_zeros(*keys.shape[:2], max(FIRST_CAPACITY, end), keys.shape[3]))
+            self.values.append(torch.zeros_like(self.keys[-1]))
+        self.keys[layer] = _put(self.keys[layer], keys, self.lengths, self.shared_length)
+        self.values[layer] = _put(self.values[layer], values, self.lengths, self.shared_length)
+        return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
+
+    def write_places(self, places: Float[Tensor, "b n 3"]) -> Float[Tensor, "b m 3"]:
+        """The same for the places that a distance bias is computed from."""
+        new = rearrange(places, "b n c -> b 1 n c")
+        if self.places is None:
+            self.places = new.new_zeros(new.shape[0], 1, FIRST_CAPACITY, 3)
+        self.places = _put(self.places, new, self.lengths, self.shared_length)
+        return rearrange(self.places[:, :, : self.max_length + places.shape[1]], "b 1 m c -> b m c")
+
+    def positions(self, n: int) -> Int[Tensor, "b n"]:
+        """Positions of the next n tokens of each row."""
+        return self.lengths[:, None] + torch.arange(n, device=self.lengths.device)
+
+    def advance(self, n: int) -> None:
+        self.lengths = self.lengths + n
+        self.max_length += n
+        self.shared_length = None if self.shared_length is None else self.shared_length + n
+
+    def set_lengths(self, lengths: Int[Tensor, " b"]) -> None:
+        """Forgets what was written behind `lengths`: right-padded rows are fed together, then cut to their own length."""
+        self.lengths = lengths
+        longest, shortest = int(lengths.max()), int(lengths.min())
+        self.max_length, self.shared_length = longest, longest if longest == shortest else None
+
+    def select(self, rows: Int[Tensor, " r"]) -> "StackCache":
+        """The cache of some of the rows."""
+        keep = [[tensor[rows] for tensor in tensors] for tensors in (self.keys, self.values, self.states)]
+        places = None if self.places is None else self.places[rows]
+        cache = StackCache(*keep, self.lengths[rows], places=places)
+        cache.set_lengths(cache.lengths)
+        return cache
+
+
+def empty_cache(batch_size: int, device: torch.device) -> StackCache:
+    """A cache that holds nothing yet; memory is taken at the first write."""
+    return StackCache([], [], [], torch.zeros(batch_size, dtype=torch.long, device=device))
+
+
+def _put(store: Tensor, new: Tensor, lengths: Tensor, shared_length: int | None) -> Tensor:
+    """`store` with `new` written behind the rows' lengths, twice as large first where it is full."""
+    n = new.shape[2]
+    longest = (int(lengths.max()) if shared_length is None else shared_length) + n
+    if longest > store.shape[2]:
+        grown = store.new_zeros(*store.shape[:2], max(2 * store.shape[2], longest), store.shape[3])
+        grown[:, :, : store.shape[2]] = store
+        store = grown
+    if shared_length is not None:
+        store[:, :, shared_length : shared_length + n] = new
+        return store
+    rows = torch.arange(store.shape[0], device=store.device)[:, None]
+    positions = lengths[:, None] + torch.arange(n, device=store.device)
+    store[rows, :, positions] = rearrange(new, "b h n d -> b n h d")
+    return store

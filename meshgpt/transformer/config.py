@@ -1,0 +1,138 @@
+"""What a `MeshTransformer` is made of: one frozen config, and the list of layers of each of its two stacks."""
+
+import dataclasses
+
+from meshgpt.config import Config
+
+LAYER_KINDS = ("attention", "feedforward", "recurrence")
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerSpec(Config):
+    """`count` layers of one kind: "attention", "feedforward" or "recurrence" (gated, linear)."""
+
+    kind: str
+    count: int = 1
+
+    def validate(self) -> None:
+        self.require(self.kind in LAYER_KINDS, "kind", f"be one of {', '.join(LAYER_KINDS)}")
+        self.require(self.count >= 1, "count", "be at least 1")
+
+
+def usual_layers(recurrence_before: int, attention: int, recurrence_after: int = 0) -> tuple[LayerSpec, ...]:
+    """Recurrence, then attention and feed-forward in turn, then recurrence."""
+    before, after = ((LayerSpec("recurrence", n),) if n else () for n in (recurrence_before, recurrence_after))
+    return (*before, *(LayerSpec("attention"), LayerSpec("feedforward")) * attention, *after)
+
+
+@dataclasses.dataclass(frozen=True)
+class StackSpec:
+    """One stack of layers of one width."""
+
+    dim: int
+    layers: tuple[str, ...]  # kinds, in order
+    heads: int
+    dim_head: int
+    dropout: float = 0.0
+    ff_mult: float = 4.0
+    rotary: bool = True
+    num_mem_kv: int = 0
+    value_residual: bool = False
+    num_residual_streams: int = 1
+    flash: bool = True
+    checkpointing: bool = False
+    reversible: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshTransformerConfig(Config):
+    """Widths, depths and options of a `MeshTransformer`. `max_seq_len` counts codes, not faces.
+
+    `code_digits = 2` writes a code as a high and a low digit, each with its own small softmax, where the vocabulary has more
+    than 256 codes; `code_digits = 1` is one softmax over all codes.
+    """
+
+    dim: int | tuple[int, int] = 512  # or (coarse, fine)
+    max_seq_len: int = 8192
+    attn_depth: int = 12
+    attn_heads: int = 16
+    attn_dim_head: int = 64
+    fine_attn_depth: int = 2
+    fine_attn_heads: int = 8
+    fine_attn_dim_head: int = 32
+    dropout: float = 0.0
+    ff_mult: float = 4.0
+    num_sos_tokens: int = 1
+    code_digits: int = 2
+    coarse_pre_gateloop_depth: int = 0
+    coarse_post_gateloop_depth: int = 0
+    fine_pre_gateloop_depth: int = 0
+    coarse_layers: tuple[LayerSpec, ...] = ()  # in place of the depths above
+    fine_layers: tuple[LayerSpec, ...] = ()
+    rotary_pos_emb: bool = True
+    abs_pos_emb: bool = False  # a learned vector for each place in the sequence
+    attn_num_mem_kv: int = 0
+    add_value_residual: bool = False
+    num_residual_streams: int = 1
+    flash_attn: bool = True
+    checkpointing: bool = False  # compute activations again in the backward pass
+    reversible: bool = False  # reconstruct activations in the backward pass
+
+    def __post_init__(self) -> None:
+        for field in ("coarse_layers", "fine_layers"):
+            specs = (LayerSpec.from_dict(item) if isinstance(item, dict) else item for item in getattr(self, field))
+            object.__setattr__(self, field, tuple(specs))
+        super().__post_init__()
+
+    def validate(self) -> None:
+        dims = self.dims
+        self.require(
+            len(dims) == 2 and all(isinstance(d, int) and d >= 1 for d in dims),
+            "dim",
+            "be a width or a pair (coarse, fine)",
+        )
+        for field in ("max_seq_len", "attn_heads", "fine_attn_heads", "num_sos_tokens", "num_residual_streams"):
+            self.require(getattr(self, field) >= 1, field, "be at least 1")
+        for field in ("attn_dim_head", "fine_attn_dim_head"):
+            self.require(getattr(self, field) >= 4 and getattr(self, field) % 2 == 0, field, "be even and at least 4")
+        self.require(self.attn_depth >= 1 or bool(self.coarse_layers), "attn_depth", "be at least 1")
+        self.require(self.fine_attn_depth >= 1 or bool(self.fine_layers), "fine_attn_depth", "be at least 1")
+        for field in (
+            "coarse_pre_gateloop_depth",
+            "coarse_post_gateloop_depth",
+            "fine_pre_gateloop_depth",
+            "attn_num_mem_kv",
+        ):
+            self.require(getattr(self, field) >= 0, field, "not be negative")
+        self.require(self.code_digits in (1, 2), "code_digits", "be 1 or 2")
+        self.require(0.0 <= self.dropout < 1.0, "dropout", "lie in [0, 1)")
+        self.require(self.ff_mult > 0, "ff_mult", "be positive")
+        if self.reversible:
+            self.require(self.dropout == 0.0, "dropout", "be 0 with reversible = True")
+            self.require(self.num_residual_streams == 1, "num_residual_streams", "be 1 with reversible = True")
+
+    @property
+    def dims(self) -> tuple[int, int]:
+        """(coarse, fine) widths."""
+        return self.dim if isinstance(self.dim, tuple) else (self.dim, self.dim)
+
+    @property
+    def coarse_stack(self) -> StackSpec:
+        usual = usual_layers(self.coarse_pre_gateloop_depth, self.attn_depth, self.coarse_post_gateloop_depth)
+        layers = _kinds(self.coarse_layers or usual)
+        return self._stack(self.dims[0], layers, self.attn_heads, self.attn_dim_head, self.rotary_pos_emb)
+
+    @property
+    def fine_stack(self) -> StackSpec:
+        layers = _kinds(self.fine_layers or usual_layers(self.fine_pre_gateloop_depth, self.fine_attn_depth))
+        return self._stack(self.dims[1], layers, self.fine_attn_heads, self.fine_attn_dim_head, False)
+
+    def _stack(self, dim: int, layers: tuple[str, ...], heads: int, dim_head: int, rotary: bool) -> StackSpec:
+        return StackSpec(
+            dim, layers, heads, dim_head, self.dropout, self.ff_mult, rotary, self.attn_num_mem_kv, self.add_value_residual,
+            self.num_residual_streams, self.flash_attn, self.checkpointing, self.reversible,
+        )  # fmt: skip
+
+
+def _kinds(specs: tuple[LayerSpec, ...]) -> tuple[str, ...]:
+    return tuple(spec.kind for spec in specs for _ in range(spec.count))
