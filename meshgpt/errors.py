@@ -7,6 +7,7 @@
     ├── ConfigError (ValueError)            an unknown field, a value that no model can have
     ├── CodesError (ValueError)             token ids that do not fit the tokenizer
     ├── DataError (ValueError)              a data set or a batch that cannot be used
+    │   └── DataIndexError (IndexError)     an index beyond the end of a data set
     ├── GenerationError (ValueError)        a request that generation cannot serve
     ├── CheckpointError (RuntimeError)      a saved model or run that is missing, damaged or of another kind
     ├── TrainingError (RuntimeError)        training that cannot start or go on
@@ -65,3 +66,7 @@ class MissingExtraError(MeshGPTError, ImportError):
     def __init__(self, package: str, extra: str, purpose: str):
         super().__init__(f"{purpose} needs the package '{package}': pip install 'meshgpt[{extra}]'")
         self.package, self.extra = package, extra
+
+
+class DataIndexError(DataError, IndexError):
+    """An index beyond the end of a data set; also an `IndexError`, as Python's sequence protocol expects."""

@@ -1,0 +1,207 @@
+"""`MeshDataset`: many meshes with captions, categories and licences, opened in an instant and cut into views."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Self, no_type_check
+
+import numpy as np
+
+from meshgpt.data.pack import MeshRecord
+from meshgpt.data.store import FIELDS, MeshStore
+from meshgpt.errors import DataError, DataIndexError
+from meshgpt.mesh.mesh import Mesh
+
+BUNDLED = Path(__file__).resolve().parent.parent / "bundled"
+
+
+class MeshDataset:
+    """Meshes and what is known about each: `dataset[i]` is a `MeshRecord`, `dataset.mesh(i)` only its mesh.
+
+    path: a folder written by `write_dataset` or `meshgpt data build`, a .zip of one, `NAME.npz` beside `NAME.jsonl`,
+    or the name of a bundled data set ('tiny', 'cc0-lowpoly'). Folders are memory-mapped and read on demand. Views made
+    by `filter`, `split` and slices share the data. Pickles as path and indices, so it may travel to other processes.
+    Raises `DataError` for a data set that is missing, damaged or of another version.
+    """
+
+    @no_type_check
+    def __init__(self, path: str | Path):
+        self.store = MeshStore(_located(path))
+        self.indices = np.arange(len(self.store))
+
+    @classmethod
+    def bundled(cls, name: str) -> Self:
+        """The data set of that name within the package."""
+        names = bundled_names()
+        if name not in names:
+            raise DataError(f"no bundled data set '{name}'; there are: {', '.join(names)}")
+        return cls(BUNDLED / name)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __repr__(self) -> str:
+        return f"MeshDataset('{self.store.path}', {len(self)} of {len(self.store)} meshes)"
+
+    def __iter__(self) -> Iterator[MeshRecord]:
+        return (self[index] for index in range(len(self)))
+
+    @no_type_check
+    def __getitem__(self, index):
+        """The `MeshRecord` at a whole number (negative from the end); a view for a slice or a list of numbers."""
+        if isinstance(index, slice):
+            return self._view(self.indices[index])
+        if isinstance(index, (list, tuple, np.ndarray)):
+            return self._view(self.indices[[self._checked(i) for i in index]])
+        index = self.indices[self._checked(index)]
+        values = self.store.record(index)
+        known = {name: values.pop(name) for name in FIELDS}
+        return MeshRecord(self.store.mesh(index), **known, extra=values)
+
+    @no_type_check
+    def mesh(self, index) -> Mesh:
+        """Mesh `index` alone, which is faster than the whole record."""
+        return self.store.mesh(self.indices[self._checked(index)])
+
+    @no_type_check
+    def column(self, name) -> np.ndarray:
+        """The values (n,) of one field of all records (name, caption, category, ...), as str objects."""
+        if name not in FIELDS:
+            raise DataError(f"a record has no column '{name}'; there are: {', '.join(FIELDS)}")
+        return self.store.columns[name][self.indices]
+
+    @property
+    def face_counts(self) -> np.ndarray:
+        """(n,) int64."""
+        return np.diff(self.store.face_offsets)[self.indices]
+
+    @property
+    def vertex_counts(self) -> np.ndarray:
+        """(n,) int64."""
+        return np.diff(self.store.vertex_offsets)[self.indices]
+
+    @property
+    def categories(self) -> list[str]:
+        """The different categories, sorted; `column('category')` has one per mesh."""
+        return sorted(set(self.column("category")) - {""})
+
+    @property
+    def splits(self) -> list[str]:
+        """The different splits that are marked, sorted."""
+        return sorted(set(self.column("split")) - {""})
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the contents and the choice of meshes: equal for equal data sets."""
+        return hashlib.sha256(self.store.fingerprint.encode() + self.indices.astype("<i8").tobytes()).hexdigest()
+
+    def filter(
+        self,
+        max_faces: int | None = None,
+        min_faces: int | None = None,
+        categories: Sequence[str] | str | None = None,
+        split: str | None = None,
+        sources: Sequence[str] | str | None = None,
+        licences: Sequence[str] | str | None = None,
+        predicate: Callable[[MeshRecord], bool] | None = None,
+    ) -> Self:
+        """A view of the meshes that meet every condition; `predicate` sees the records that meet the others.
+
+        A category, split, source or licence that no mesh here has raises `DataError` and names those there are.
+        """
+        keep = np.ones(len(self), dtype=bool)
+        if max_faces is not None:
+            keep &= self.face_counts <= max_faces
+        if min_faces is not None:
+            keep &= self.face_counts >= min_faces
+        wanted = {"category": categories, "split": split, "source": sources, "licence": licences}
+        for column, values in wanted.items():
+            if values is not None:
+                keep &= self._among(column, [values] if isinstance(values, str) else list(values))
+        view = self._view(self.indices[keep])
+        return view if predicate is None else view[[i for i, record in enumerate(view) if predicate(record)]]
+
+    def split(self, name: str) -> Self:
+        """The view of the meshes marked as belonging to split `name`."""
+        return self.filter(split=name)
+
+    def train_and_val(self, val_fraction: float = 0.1, seed: int = 0) -> tuple[Self, Self]:
+        """Two views: by the splits 'train' and 'val' where those are marked, else drawn by family.
+
+        Drawing depends on `seed` and the name of the family alone (of the mesh, where it has no family), so that adding
+        meshes moves none. Both have a mesh at least; raises `DataError` where that cannot be.
+        """
+        if "train" in self.splits and "val" in self.splits:
+            return self.split("train"), self.split("val")
+        if not 0 < val_fraction < 1:
+            raise DataError(f"val_fraction must lie between 0 and 1, got {val_fraction}")
+        families = np.where(self.column("family") == "", self.column("name"), self.column("family"))
+        draws = {family: _draw(family, seed) for family in set(families)}
+        if len(draws) < 2:
+            raise DataError(f"{self!r} has {len(draws)} families of meshes; two are needed to set some aside")
+        threshold = min(max(val_fraction, min(draws.values())), sorted(draws.values())[-2])
+        held_out = np.array([draws[family] <= threshold for family in families])
+        return self._view(self.indices[~held_out]), self._view(self.indices[held_out])
+
+    def balanced_weights(self, by: Sequence[str] = ("category", "faces"), strength: float = 1.0) -> np.ndarray:
+        """Sampling probabilities (n,) that sum to 1 and give every group of meshes the same share.
+
+        by: columns, or 'faces' for face counts between powers of two; several give groups of all combinations.
+        strength: 1 balances fully, 0 leaves all meshes equal, between them shares go with count ** (1 - strength).
+        """
+        if not len(self):
+            raise DataError(f"{self!r} is empty: there is nothing to weigh")
+        if not 0 <= strength <= 1:
+            raise DataError(f"strength must lie between 0 and 1, got {strength}")
+        columns = [np.log2(self.face_counts).astype(int) if name == "faces" else self.column(name) for name in by]
+        groups = list(zip(*columns, strict=True)) if columns else [()] * len(self)
+        counts = Counter(groups)
+        weights = np.array([float(counts[group]) ** -strength for group in groups])
+        return weights / weights.sum()
+
+    def verify(self) -> None:
+        """Reads everything once; raises `DataError` if a byte has changed since the data set was written."""
+        self.store.verify()
+
+    def _view(self, indices: np.ndarray) -> Self:
+        view = object.__new__(type(self))
+        view.store, view.indices = self.store, indices
+        return view
+
+    def _among(self, column: str, values: Iterable[str]) -> np.ndarray:
+        present = self.column(column)
+        unknown = set(values) - set(present)
+        if unknown:
+            there = ", ".join(sorted(set(present) - {""})) or "none"
+            raise DataError(f"{self!r} has no mesh of {column} '{min(unknown)}'; there are: {there}")
+        return np.isin(present, list(values))
+
+    def _checked(self, index: Any) -> int:
+        try:
+            position = index.__index__()
+        except (AttributeError, TypeError):
+            raise DataIndexError(f"an index must be a whole number, got {index!r}") from None
+        if not -len(self) <= position < len(self):
+            raise DataIndexError(f"index {position} is beyond the {len(self)} meshes of {self!r}")
+        return position
+
+
+def bundled_names() -> list[str]:
+    """The names of the data sets within the package."""
+    return sorted(path.parent.name for path in BUNDLED.glob("*/meshes.zip"))
+
+
+def _located(path: Any) -> Path:
+    """A bundled data set where `path` is the bare name of one and nothing of that name lies here."""
+    if not isinstance(path, (str, Path)):
+        raise DataError(f"a data set is opened by its path or name, got {type(path).__name__}")
+    bare = str(path) == Path(path).name
+    return BUNDLED / path if bare and not Path(path).exists() and str(path) in bundled_names() else Path(path)
+
+
+def _draw(family: str, seed: int) -> float:
+    """A number in [0, 1) that depends on nothing but its arguments."""
+    digest = hashlib.blake2b(json.dumps([seed, family]).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
