@@ -46,7 +46,7 @@ def _within_bins(steps: np.ndarray, ends: np.ndarray, normalized: np.ndarray) ->
     """
     cost = _costs(steps, normalized)
     top, bottom = (steps == ends) & (ends > 0), (steps == -ends) & (ends > 0)
-    cost_of_ends = np.where(top, cost, 0).sum(axis=1) + np.where(bottom, cost[::-1], 0).sum(axis=1)
+    cost_of_ends = np.where(top, cost, 0).max(axis=1) + np.where(bottom, cost[::-1], 0).max(axis=1)
     ends = ends + _SHIFTS[cost_of_ends.argmin(axis=0)] * top.any(axis=0)
     moved = np.clip(steps + _SHIFTS[cost.argmin(axis=0)], -ends, ends)
     return np.where(top, ends, np.where(bottom, -ends, moved))
@@ -57,5 +57,5 @@ def _costs(steps: np.ndarray, normalized: np.ndarray) -> np.ndarray:
     cost = np.zeros((len(_SHIFTS), *steps.shape)) + 0.01 * np.abs(_SHIFTS)[:, None, None]
     shifted = (steps + _SHIFTS[:, None, None]) * (MARGIN / REACH)
     for order, bins in enumerate(EXACT_GRIDS):
-        cost += 2.0**-order * (quantize(shifted, bins) != quantize(normalized, bins))
+        cost += 4.0**-order * (quantize(shifted, bins) != quantize(normalized, bins))
     return cost
