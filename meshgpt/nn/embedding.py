@@ -1,0 +1,59 @@
+"""Numbers as vectors: the bits of a bin, sinusoids, and bins of a continuous value."""
+
+import math
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+
+def num_bits(size: int) -> int:
+    """Bits that number `size` values: 7 for 128, 8 for 129."""
+    return max(1, math.ceil(math.log2(size)))
+
+
+def sign_bits(bins: Int[Tensor, "*shape"], bits: int) -> Float[Tensor, "*shape {bits}"]:
+    """The binary digits of `bins` as -1 and +1, highest first."""
+    shifts = torch.arange(bits - 1, -1, -1, device=bins.device)
+    return ((bins[..., None] >> shifts) & 1).float() * 2 - 1
+
+
+def fourier_features(values: Float[Tensor, "*shape"], frequencies: int) -> Float[Tensor, "*shape {frequencies*2}"]:
+    """Sines and cosines of `values` in [-1, 1] at pi, 2 pi, 4 pi, ... (NeRF, arXiv:2003.08934, Equation 4)."""
+    octaves = 2.0 ** torch.arange(frequencies, device=values.device, dtype=torch.float32)
+    phases = values[..., None].float() * octaves * math.pi
+    return torch.cat((phases.sin(), phases.cos()), dim=-1)
+
+
+def to_bins(values: Tensor, low: float, high: float, size: int) -> Tensor:
+    """Bins 0 .. size - 1 of values spread evenly over [low, high]; outside values fall into the outermost bins."""
+    return ((values.float() - low) / (high - low) * size).floor().clamp(0, size - 1).long()
+
+
+class PositionEmbedding(nn.Module):
+    """Grid positions as vectors: their bits, read directly, plus a small network of bits and sinusoids.
+
+    The first `3 * num_bits(num_bins)` outputs start as the bits themselves, axis after axis in the order (y, z, x), so
+    that no information about a position has to be learned before it can be used.
+    """
+
+    def __init__(self, num_bins: int, dim: int):
+        super().__init__()
+        self.num_bins, self.bits = num_bins, num_bits(num_bins)
+        features = 3 * (self.bits + 2 * self.bits)
+        self.linear = nn.Linear(features, dim, bias=False)
+        self.network = nn.Sequential(nn.Linear(features, dim), nn.SiLU(), nn.Linear(dim, dim))
+        with torch.no_grad():
+            self.linear.weight.zero_()
+            copied = min(3 * self.bits, dim)
+            self.linear.weight[:copied, :copied] = torch.eye(copied)
+            self.network[-1].weight.mul_(0.05)
+
+    def forward(self, bins: Int[Tensor, "n 3"]) -> Float[Tensor, "n d"]:
+        ordered = bins[:, [1, 2, 0]]
+        centres = (ordered + 0.5) / self.num_bins * 2 - 1
+        bits = rearrange(sign_bits(ordered, self.bits), "n a f -> n (a f)")
+        waves = rearrange(fourier_features(centres, self.bits), "n a f -> n (a f)")
+        features = torch.cat((bits, waves), dim=-1).to(self.linear.weight.dtype)
+        return self.linear(features) + self.network(features)

@@ -1,0 +1,99 @@
+"""What every mesh tokenizer offers: meshes to token ids and back."""
+
+from abc import ABC, abstractmethod
+from typing import Any, no_type_check
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from meshgpt.data.batch import MeshBatch
+from meshgpt.errors import CodesError, MeshError
+from meshgpt.mesh.canonical import canonicalize
+from meshgpt.mesh.mesh import Mesh
+
+
+class MeshTokenizer(ABC):
+    """A mesh as a sentence of ids 0 .. vocab_size - 1; the end of a sentence and padding (-1) are not among them.
+
+    Equal codes within one mesh mean one vertex.
+    """
+
+    vocab_size: int
+    tokens_per_face: int | None  # None where it varies
+    corners: int  # per face: 3, or 4 with quads
+    num_discrete_coors: int
+    grammar: Any = None  # which next tokens can still become a valid mesh, where the tokenizer can say
+
+    @abstractmethod
+    def codes_from_batch(self, batch: MeshBatch) -> Int[Tensor, "b n"]:
+        """Flat ids of each mesh, padded with -1."""
+
+    @abstractmethod
+    def decode_from_codes_to_faces(
+        self, codes: Tensor, face_mask: Tensor | None = None
+    ) -> tuple[Float[Tensor, "b nf k 3"], Bool[Tensor, "b nf"]]:
+        """Corner coordinates in [-1, 1], NaN at padding, and the mask that is True where there is a face."""
+
+    @abstractmethod
+    def decode_faces_alone(self, codes: Int[Tensor, "f t"]) -> Float[Tensor, "f k 3"]:
+        """Corner coordinates of single faces, each decoded without its neighbours."""
+
+    @no_type_check
+    def encode(self, mesh):
+        """A mesh as flat ids (n,), after normalising it and bringing it to canonical order.
+
+        Raises `MeshError` for a mesh with no face left on the grid, or with quads where the tokenizer has triangles.
+        """
+        if not isinstance(mesh, Mesh):
+            raise MeshError(f"encode takes a Mesh, got {type(mesh).__name__}: make one with Mesh(vertices, faces)")
+        if mesh.corners != self.corners:
+            if self.corners == 3:
+                mesh = mesh.triangulated()
+            else:
+                mesh = Mesh(mesh.vertices, np.pad(mesh.faces, ((0, 0), (0, 1)), constant_values=-1))
+        grid = canonicalize(mesh.normalized(), self.num_discrete_coors)
+        if len(grid.faces) == 0:
+            raise MeshError(f"no face of {mesh!r} is left on a grid of {self.num_discrete_coors} bins")
+        return self.codes_from_batch(MeshBatch.from_meshes([grid.mesh()]))[0]
+
+    @no_type_check
+    def decode(self, ids):
+        """Flat ids as a mesh of bin centres in [-1, 1]; not moved, rewound or rescaled.
+
+        Raises `CodesError` for ids out of range or that do not fill whole faces.
+        """
+        ids = torch.as_tensor(ids)
+        if ids.ndim != 1 or ids.is_floating_point():
+            raise CodesError(f"decode takes a flat list of integer ids, got shape {tuple(ids.shape)} of {ids.dtype}")
+        self.check_codes(ids)
+        if ids.numel() == 0:
+            return Mesh(np.zeros((0, 3)), np.zeros((0, self.corners), dtype=np.int64))
+        if int(ids.min()) < 0:
+            raise CodesError("decode takes ids without padding, got -1: cut the padding off first")
+        coordinates, mask = self.decode_from_codes_to_faces(ids[None].long())
+        return mesh_from_codes(coordinates[0], rearrange(ids, "(c q) -> c q", c=coordinates.shape[1] * self.corners))
+
+    def check_codes(self, codes: Tensor) -> None:
+        """Raises `CodesError` for a code outside -1 .. vocab_size - 1, or a length that is not whole faces."""
+        if codes.numel() and (int(codes.max()) >= self.vocab_size or int(codes.min()) < -1):
+            bad = int(codes.max()) if int(codes.max()) >= self.vocab_size else int(codes.min())
+            raise CodesError(f"code {bad} is out of range: codes are 0 .. {self.vocab_size - 1}, and -1 for padding")
+        if self.tokens_per_face and codes.ndim < 3 and codes.shape[-1] % self.tokens_per_face:
+            length, unit = codes.shape[-1], self.tokens_per_face
+            raise CodesError(f"{length} codes are not whole faces of {unit}: {length % unit} are left over")
+
+
+def mesh_from_codes(coordinates: Float[Tensor, "nf k 3"], corner_codes: Int[Tensor, "c q"]) -> Mesh:
+    """One vertex for each distinct row of codes; a quad whose last two corners are one vertex is a triangle."""
+    k = coordinates.shape[1]
+    unique, inverse = np.unique(corner_codes.cpu().numpy(), axis=0, return_inverse=True)
+    positions = rearrange(coordinates.detach().cpu().double().numpy(), "nf k c -> (nf k) c")
+    vertices = np.zeros((len(unique), 3))
+    vertices[inverse.reshape(-1)] = positions
+    faces = inverse.reshape(-1, k)
+    if k == 4:
+        faces[:, 3] = np.where(faces[:, 3] == faces[:, 2], -1, faces[:, 3])
+    return Mesh(vertices, faces)
