@@ -47,6 +47,7 @@ class Config:
         return json.dumps(self.to_dict(), indent=2) + "\n"
 
     @classmethod
+    @typing.no_type_check
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """A config from plain values; an unknown name raises `ConfigError` with the nearest known one."""
         hints, known = typing.get_type_hints(cls), [field.name for field in dataclasses.fields(cls)]
@@ -58,6 +59,7 @@ class Config:
         return cls(**{name: _nested(hints[name], value) for name, value in values.items()})
 
     @classmethod
+    @typing.no_type_check
     def from_json(cls, text: str) -> Self:
         try:
             values = json.loads(text)
@@ -68,12 +70,14 @@ class Config:
         return cls.from_dict(values)
 
     @classmethod
+    @typing.no_type_check
     def from_file(cls, path: str | Path) -> Self:
         try:
             return cls.from_json(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise ConfigError(f"{cls.__name__}: cannot read {path}: {error.strerror}") from error
 
+    @typing.no_type_check
     def replace(self, **changes: Any) -> Self:
         """The same config with some fields changed; unknown names raise as in `from_dict`."""
         return type(self).from_dict({**{f.name: getattr(self, f.name) for f in dataclasses.fields(self)}, **changes})
