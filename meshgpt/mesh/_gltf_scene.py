@@ -1,0 +1,192 @@
+"""The scene of a glTF file as one set of triangles: node transforms, skins in their rest pose, all triangle modes."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from meshgpt.errors import MeshFileError
+from meshgpt.mesh._gltf import Document, Opener
+from meshgpt.mesh._limits import ReadLimits
+from meshgpt.mesh.polygons import Polygons, fan_triangles, strip_triangles
+
+TRIANGLES, STRIP, FAN = 4, 5, 6
+DRACO = "KHR_draco_mesh_compression"
+INSTANCING = "EXT_mesh_gpu_instancing"
+
+
+def read_gltf(data: bytes, limits: ReadLimits, open_buffer: Opener) -> Polygons:
+    """The triangles of the default scene in world coordinates; points, lines, morph targets and images are left out."""
+    document = Document(data, limits, open_buffer)
+    world = _world_transforms(document)
+    vertices, triangles, offset, count = [np.zeros((0, 3))], [np.zeros((0, 3), np.int64)], 0, 0
+    for node in world:
+        for points, faces in _node_parts(document, node, world):
+            vertices.append(points)
+            triangles.append(faces + offset)
+            offset, count = offset + len(points), count + len(faces)
+            limits.check_vertices(offset)
+            limits.check_faces(count)
+    if not count:
+        raise MeshFileError(f"a scene of {len(world)} nodes without any triangles; export it with its meshes")
+    faces = np.concatenate(triangles)
+    return Polygons(np.concatenate(vertices), faces.reshape(-1), np.full(len(faces), 3))
+
+
+def _world_transforms(document: Document) -> dict[int, np.ndarray]:
+    """Nodes of the scene, parents first, and their transforms (4, 4) to the world."""
+    world: dict[int, np.ndarray] = {}
+    waiting = [(index, np.eye(4)) for index in reversed(_roots(document))]
+    while waiting:
+        index, parent = waiting.pop()
+        node = document.item("nodes", index)
+        if index in world:
+            raise MeshFileError(f"nodes[{index}] is reached twice: nodes must form a tree")
+        world[index] = parent @ _local_transform(node, f"nodes[{index}]")
+        waiting += [(child, world[index]) for child in reversed(_list(node, "children", f"nodes[{index}]"))]
+    return world
+
+
+def _roots(document: Document) -> list:
+    if document.json.get("scenes"):
+        index = document.json.get("scene", 0)
+        return _list(document.item("scenes", index), "nodes", f"scenes[{index}]")
+    nodes = range(len(_list(document.json, "nodes", "the file")))
+    children = {str(child) for i in nodes for child in _list(document.item("nodes", i), "children", f"nodes[{i}]")}
+    return [i for i in nodes if str(i) not in children]
+
+
+def _local_transform(node: dict, where: str) -> np.ndarray:
+    if "matrix" in node:
+        return _numbers(node, "matrix", 16, where).reshape(4, 4).T
+    transform = np.eye(4)
+    if "rotation" in node:
+        transform[:3, :3] = _rotation(_numbers(node, "rotation", 4, where))
+    if "scale" in node:
+        transform[:3, :3] *= _numbers(node, "scale", 3, where)
+    if "translation" in node:
+        transform[:3, 3] = _numbers(node, "translation", 3, where)
+    return transform
+
+
+def _rotation(quaternion: np.ndarray) -> np.ndarray:
+    """The rotation (3, 3) of a quaternion (x, y, z, w), made a unit one first."""
+    length = np.linalg.norm(quaternion)
+    x, y, z, w = quaternion / length if length > 0 else (0.0, 0.0, 0.0, 1.0)
+    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    return np.eye(3) + 2 * w * cross + 2 * cross @ cross
+
+
+def _node_parts(
+    document: Document, index: int, world: dict[int, np.ndarray]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """World points and triangles of each primitive of a node's mesh, right side out also where it is mirrored."""
+    node = document.item("nodes", index)
+    if "mesh" not in node:
+        return
+    if INSTANCING in (node.get("extensions") or {}):
+        raise MeshFileError(f"nodes[{index}] is copied by {INSTANCING}, which is not read; export it without instances")
+    where = f"meshes[{node['mesh']}]"
+    for primitive in _list(document.item("meshes", node["mesh"]), "primitives", where):
+        if not isinstance(primitive, dict):
+            raise MeshFileError(f"{where} has a primitive that is not an object")
+        if primitive.get("mode", TRIANGLES) not in (TRIANGLES, STRIP, FAN):
+            continue
+        transforms = _joint_transforms(document, node, primitive, world) if "skin" in node else None
+        points, triangles = _primitive(document, primitive, where)
+        used, triangles = np.unique(triangles, return_inverse=True)
+        triangles = triangles.reshape(-1, 3)
+        transform = world[index] if transforms is None else transforms[used]
+        yield _transformed(points[used].astype(np.float64), triangles, transform)
+
+
+def _transformed(points: np.ndarray, triangles: np.ndarray, transform: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Points moved by one transform (4, 4) or one each (n, 4, 4); triangles turned over where space is mirrored."""
+    linear = transform[..., :3, :3]
+    mirrored = np.broadcast_to(np.linalg.det(linear) < 0, len(points))
+    moved = (linear @ points[:, :, None])[:, :, 0] + transform[..., :3, 3]
+    return moved, np.where(mirrored[triangles[:, :1]], triangles[:, [0, 2, 1]], triangles)
+
+
+def _primitive(document: Document, primitive: dict, where: str) -> tuple[np.ndarray, np.ndarray]:
+    """Points (n, 3) and triangles (m, 3) of one primitive."""
+    attributes = primitive.get("attributes")
+    if not isinstance(attributes, dict) or "POSITION" not in attributes:
+        raise MeshFileError(f"{where} has a primitive without positions")
+    if DRACO in (primitive.get("extensions") or {}):
+        accessor = document.item("accessors", attributes["POSITION"])
+        if "bufferView" not in accessor:  # otherwise the same geometry is there uncompressed as well
+            raise MeshFileError(f"its geometry is compressed with {DRACO}; export it without compression")
+    points = document.accessor(attributes["POSITION"], "VEC3")
+    indices = np.arange(len(points))
+    if "indices" in primitive:
+        stored = document.accessor(primitive["indices"], "SCALAR")[:, 0]
+        if stored.dtype.kind != "u":
+            raise MeshFileError(f"{where} has indices that are no unsigned whole numbers")
+        indices = stored.astype(np.int64)
+    if len(indices) and indices.max() >= len(points):
+        raise MeshFileError(f"{where} refers to vertex {indices.max()}, but there are {len(points)} vertices")
+    mode = primitive.get("mode", TRIANGLES)
+    if mode == TRIANGLES and len(indices) % 3:
+        raise MeshFileError(f"{where} has {len(indices)} corners, which is no multiple of 3")
+    if mode == TRIANGLES:
+        return points, indices.reshape(-1, 3)
+    return points, strip_triangles(indices) if mode == STRIP else fan_triangles(indices)
+
+
+def _joint_transforms(
+    document: Document, node: dict, primitive: dict, world: dict[int, np.ndarray]
+) -> np.ndarray | None:
+    """Transforms (n, 4, 4) of each vertex by the joints of its skin, as the nodes stand; None for a rigid primitive.
+
+    Linear blend skinning as glTF 2.0 section 3.7.3 has it: the node's own transform plays no part.
+    """
+    attributes = primitive.get("attributes")
+    if not isinstance(attributes, dict) or "JOINTS_0" not in attributes or "WEIGHTS_0" not in attributes:
+        return None
+    skin, where = document.item("skins", node["skin"]), f"skins[{node['skin']}]"
+    joints = _list(skin, "joints", where)
+    missing = [joint for joint in joints if not isinstance(joint, int) or joint not in world]
+    if missing or not joints:
+        what = f"the joint {missing[0]!r}, which is no node of the scene" if missing else "no joints"
+        raise MeshFileError(f"{where} has {what}")
+    matrices = np.stack([world[joint] for joint in joints])
+    if "inverseBindMatrices" in skin:
+        inverse = document.accessor(skin["inverseBindMatrices"], "MAT4").astype(np.float64)
+        if len(inverse) < len(joints):
+            raise MeshFileError(f"{where} has {len(inverse)} inverse bind matrices for {len(joints)} joints")
+        matrices = matrices @ inverse[: len(joints)].reshape(-1, 4, 4).transpose(0, 2, 1)
+    return _blended(document, attributes, matrices, where)
+
+
+def _blended(document: Document, attributes: dict, matrices: np.ndarray, where: str) -> np.ndarray:
+    """The weighted mean (n, 4, 4) of the joint matrices of each vertex."""
+    total, weight = 0.0, 0.0
+    for i in range(2):
+        if f"JOINTS_{i}" in attributes and f"WEIGHTS_{i}" in attributes:
+            joints = document.accessor(attributes[f"JOINTS_{i}"], "VEC4")
+            weights = document.accessor(attributes[f"WEIGHTS_{i}"], "VEC4").astype(np.float64)
+            if len(joints) != len(weights) or joints.dtype.kind != "u" or joints.max(initial=0) >= len(matrices):
+                raise MeshFileError(f"{where} has {len(matrices)} joints, the vertices refer to others")
+            for j in range(4):
+                total = total + weights[:, j, None, None] * matrices[joints[:, j]]
+            weight = weight + weights.sum(axis=1)
+    positions = document.accessor(attributes["POSITION"], "VEC3")
+    if np.shape(weight) != (len(positions),) or not (np.asarray(weight) > 0).all():
+        raise MeshFileError(f"{where} leaves vertices without a weight")
+    return total / np.asarray(weight)[:, None, None]
+
+
+def _list(entry: dict, key: str, where: str) -> list:
+    value: Any = entry.get(key, [])
+    if not isinstance(value, list):
+        raise MeshFileError(f"{where}.{key} is not a list")
+    return value
+
+
+def _numbers(node: dict, key: str, count: int, where: str) -> np.ndarray:
+    values = node[key]
+    good = isinstance(values, list) and all(isinstance(v, int | float) and abs(v) < 1e300 for v in values)
+    if not good or len(values) != count:
+        raise MeshFileError(f"{where}.{key} is not {count} finite numbers")
+    return np.array(values, dtype=np.float64)

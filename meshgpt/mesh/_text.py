@@ -1,0 +1,49 @@
+"""Lines and numbers of text files."""
+
+import io
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from meshgpt.errors import MeshFileError
+
+CHUNK = 1 << 20
+
+
+def lines(data: bytes) -> Iterator[bytes]:
+    """The lines of a text file, ended by \\n, \\r\\n or \\r, one at a time."""
+    if b"\n" not in data:
+        data = data.replace(b"\r", b"\n")
+    return io.BytesIO(data)
+
+
+def floats(words: Iterable[bytes], where: str) -> list[float]:
+    try:
+        return [float(word) for word in words]
+    except ValueError as error:
+        raise MeshFileError(f"{where} holds what is not a number ({error})") from error
+
+
+def integers(words: Iterable[bytes], where: str) -> list[int]:
+    try:
+        return [int(word) for word in words]
+    except ValueError as error:
+        raise MeshFileError(f"{where} holds what is not a whole number ({error})") from error
+
+
+def all_floats(data: bytes, where: str) -> np.ndarray:
+    """Every number (n,) of white-space separated text, read in pieces to keep the words out of memory."""
+    pieces, start = [np.zeros(0)], 0
+    while start < len(data):
+        end = min(start + CHUNK, len(data))
+        while end < len(data) and not data[end : end + 1].isspace():
+            end += 1
+        pieces.append(np.array(floats(data[start:end].split(), where)))
+        start = end
+    return np.concatenate(pieces)
+
+
+def excerpt(line: bytes) -> str:
+    """The start of a line as it can be shown in a message."""
+    text = line.strip().decode("utf-8", "replace")
+    return repr(text if len(text) <= 60 else text[:57] + "...")
