@@ -19,13 +19,14 @@ from meshgpt.data.dataset import BUNDLED, MeshDataset
 from meshgpt.data.pack import MeshRecord, write_dataset
 from meshgpt.mesh.canonical import canonicalize
 
-DERIVED = ("n_vertices", "n_faces", "boundary_edges", "nonmanifold_edges", "components", "heldout_source", "pack", "path")
+COUNTS = ("n_vertices", "n_faces", "boundary_edges", "nonmanifold_edges", "components")
+LEFT_OUT = (*COUNTS, "heldout_source", "pack", "path")
 HEADER = """# Licences and authors of `{name}`
 
-{count} meshes, all CC0 1.0 (https://creativecommons.org/publicdomain/zero/1.0/): no conditions, credit given gladly.
-The licence and author of each mesh stand in its record. Changes made to all of them: node transforms and rest-pose skins
-baked, triangulated, coincident vertices merged, degenerate and duplicate faces dropped, materials, texture coordinates
-and normals dropped, coordinates rounded to 16 bits.
+{count} meshes, all CC0 1.0 (https://creativecommons.org/publicdomain/zero/1.0/): no conditions, credit gladly given.
+The licence and author of each mesh stand in its record. Changes made to all of them: node transforms and rest-pose
+skins baked, triangulated, coincident vertices merged, degenerate and duplicate faces dropped, materials, texture
+coordinates and normals dropped, coordinates rounded to 16 bits.
 
 | source | meshes here | author | licence | repository | commit | evidence for the licence |
 |---|---|---|---|---|---|---|
@@ -56,7 +57,7 @@ def _records(source: Path, names: tuple[str, ...], max_faces: int) -> list[MeshR
     records = []
     for name in names:
         for record in MeshDataset(source / f"{name}.npz").filter(max_faces=max_faces, licences="CC0-1.0"):
-            extra = {key: value for key, value in record.extra.items() if key not in DERIVED}
+            extra = {key: value for key, value in record.extra.items() if key not in LEFT_OUT}
             records.append(replace(record, split=record.split or "train", extra=extra))
     return records
 

