@@ -12,10 +12,10 @@ FIRST_CAPACITY = 64
 
 @dataclasses.dataclass
 class StackCache:
-    """Keys (already rotated) and values of each attention layer, the state of each recurrence layer, the length of each row.
+    """Rotated keys and values of each attention layer, the state of each recurrence layer, the length of each row.
 
-    `keys`, `values`: one tensor (b h capacity d) a layer, preallocated and doubled when full. `lengths` (b): how many positions of
-    each row are written. Rows may differ in length; `shared_length` is their common length, None where they differ.
+    `keys`, `values`: one tensor (b h capacity d) a layer, preallocated and doubled when full. `lengths` (b): how many
+    positions of each row are written. `shared_length` is the length that all rows have, None where they differ.
     """
 
     keys: list[Tensor]
@@ -60,10 +60,11 @@ class StackCache:
         self.shared_length = None if self.shared_length is None else self.shared_length + n
 
     def set_lengths(self, lengths: Int[Tensor, " b"]) -> None:
-        """Forgets what was written behind `lengths`: right-padded rows are fed together, then cut to their own length."""
+        """Forgets what was written behind `lengths`: right-padded rows are fed together, then cut to their own."""
         self.lengths = lengths
-        longest, shortest = int(lengths.max()), int(lengths.min())
-        self.max_length, self.shared_length = longest, longest if longest == shortest else None
+        distinct = lengths.unique().tolist()
+        self.max_length = max(distinct, default=0)
+        self.shared_length = None if len(distinct) > 1 else self.max_length
 
     def select(self, rows: Int[Tensor, " r"]) -> "StackCache":
         """The cache of some of the rows."""

@@ -48,8 +48,8 @@ class StackSpec:
 class MeshTransformerConfig(Config):
     """Widths, depths and options of a `MeshTransformer`. `max_seq_len` counts codes, not faces.
 
-    `code_digits = 2` writes a code as a high and a low digit, each with its own small softmax, where the vocabulary has more
-    than 256 codes; `code_digits = 1` is one softmax over all codes.
+    `code_digits = 2` writes a code as a high and a low digit, each with its own small softmax, where the vocabulary has
+    more than 256 codes; `code_digits = 1` is one softmax over all codes.
     """
 
     dim: int | tuple[int, int] = 512  # or (coarse, fine)
@@ -129,9 +129,20 @@ class MeshTransformerConfig(Config):
 
     def _stack(self, dim: int, layers: tuple[str, ...], heads: int, dim_head: int, rotary: bool) -> StackSpec:
         return StackSpec(
-            dim, layers, heads, dim_head, self.dropout, self.ff_mult, rotary, self.attn_num_mem_kv, self.add_value_residual,
-            self.num_residual_streams, self.flash_attn, self.checkpointing, self.reversible,
-        )  # fmt: skip
+            dim=dim,
+            layers=layers,
+            heads=heads,
+            dim_head=dim_head,
+            dropout=self.dropout,
+            ff_mult=self.ff_mult,
+            rotary=rotary,
+            num_mem_kv=self.attn_num_mem_kv,
+            value_residual=self.add_value_residual,
+            num_residual_streams=self.num_residual_streams,
+            flash=self.flash_attn,
+            checkpointing=self.checkpointing,
+            reversible=self.reversible,
+        )
 
 
 def _kinds(specs: tuple[LayerSpec, ...]) -> tuple[str, ...]:

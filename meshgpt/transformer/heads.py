@@ -39,7 +39,7 @@ class CodeEmbedding(nn.Module):
 class CodeHead(nn.Module):
     """Probabilities of the next code, p(code) = p(high digit) p(low digit | high digit), and of the end.
 
-    The end is one more class of the first softmax, allowed only where a face may start. It is written as the code `vocab_size`.
+    The end is one more class of the first softmax, allowed only where a face may start; as a code it is `vocab_size`.
     """
 
     def __init__(self, vocab_size: int, dim: int, digits: int):
@@ -70,7 +70,7 @@ class CodeHead(nn.Module):
     def nats(
         self, hidden: Float[Tensor, "m d"], codes: Int[Tensor, " m"], may_end: torch.Tensor
     ) -> Float[Tensor, " m"]:
-        """-log p(code) of each code (the end is `vocab_size`), in nats, never building a table over the whole vocabulary."""
+        """-log p(code) of each code (the end is `vocab_size`), in nats; two digits build nothing as wide as all."""
         first = self._first_log_probs(hidden, may_end)
         if not self.two_digits:
             return -first.gather(-1, codes[:, None]).squeeze(-1)

@@ -1,7 +1,7 @@
 """A stack of attention, feed-forward and recurrence layers, trained in parallel and run step by step with a cache.
 
-Attention and feed-forward layers are those of an `x_transformers.Decoder`, which runs them in training. Step by step, the same
-weights run here, because that package's cache concatenates and rotates all keys again at each step.
+Attention and feed-forward layers are those of an `x_transformers.Decoder`, which runs them in training. Step by step,
+the same weights run here, because that package's cache concatenates and rotates all keys again at each step.
 """
 
 import torch
@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from einops import rearrange, reduce, repeat
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from x_transformers import Decoder
 from x_transformers.x_transformers import Attention
 

@@ -1,0 +1,159 @@
+"""Two stacks that write faces: one coarse step a face, and within a face one fine step a code."""
+
+import dataclasses
+import math
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from meshgpt.transformer.config import MeshTransformerConfig
+from meshgpt.transformer.heads import CodeEmbedding, CodeHead
+from meshgpt.transformer.stack import Stack
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerOutput:
+    """What `losses` gives. `loss` is in nats per predicted token, ends included."""
+
+    loss: Tensor  # 0-d
+    bits_per_face: Tensor  # 0-d: all bits, those of the ends included, over the number of faces
+    row_bits: Tensor  # (b), bits of each row
+    num_faces: int  # whole faces
+    num_tokens: int  # predicted: codes and ends
+
+
+@dataclasses.dataclass(frozen=True)
+class FaceForm:
+    """What a model must know of a tokenizer: how many codes there are, and how those of a face fall on its corners."""
+
+    vocab_size: int
+    corners: int
+    tokens_per_corner: int
+
+    @property
+    def tokens(self) -> int:
+        return self.corners * self.tokens_per_corner
+
+
+class FaceWriter(nn.Module):
+    """The weights of a `MeshTransformer` and its arithmetic, for codes that have been checked.
+
+    A face's token is a projection of its codes' embeddings; the coarse stack reads the tokens of all faces so far, and
+    its output begins the fine stack's sequence, which goes through the codes of the next face (Siddiqui et al.,
+    arXiv:2311.15475; departs from the paper in that a coarse step is a face, not a code).
+    """
+
+    def __init__(self, config: MeshTransformerConfig, form: FaceForm):
+        super().__init__()
+        self.config, self.form = config, form
+        self.vocab_size, self.tokens_per_face = form.vocab_size, form.tokens
+        coarse, fine = config.dims
+        self.code_embed = CodeEmbedding(form.vocab_size, fine, config.code_digits)
+        self.corner_embed = nn.Parameter(0.1 * torch.randn(form.corners, 1, fine))
+        self.level_embed = nn.Parameter(0.1 * torch.randn(form.tokens_per_corner, fine))
+        self.position_embed = nn.Embedding(config.max_seq_len, fine) if config.abs_pos_emb else None
+        self.to_face = nn.Sequential(nn.Linear(form.tokens * fine, coarse), nn.LayerNorm(coarse))
+        self.start_tokens = nn.Parameter(torch.randn(config.num_sos_tokens, coarse))
+        self.coarse = Stack(config.coarse_stack)
+        self.to_fine = nn.Linear(coarse, fine) if coarse != fine else nn.Identity()
+        self.fine = Stack(config.fine_stack)
+        self.head = CodeHead(form.vocab_size, fine, config.code_digits)
+
+    @property
+    def device(self) -> torch.device:
+        return self.start_tokens.device
+
+    def likelihood(self, codes: Int[Tensor, "b n"], append_eos: bool = True) -> TransformerOutput:
+        """The likelihood of codes padded -1, each row of whole faces followed by the end."""
+        faces = fold_faces(codes, self.tokens_per_face)
+        hidden, group_rows, group_faces = self.hidden(faces)
+        targets = self._targets(faces, append_eos)[group_rows, group_faces]
+        predicted = targets >= 0
+        may_end = self.may_end.expand(len(targets), -1)
+        nats = self.head.nats(hidden[predicted], targets[predicted], may_end[predicted])
+        rows = repeat(group_rows, "g -> g t", t=self.tokens_per_face)[predicted]
+        row_bits = nats.detach().new_zeros(len(codes)).index_add(0, rows, nats.detach()) / math.log(2)
+        num_faces = int((faces[..., -1] >= 0).sum())
+        return TransformerOutput(
+            loss=nats.sum() / max(nats.numel(), 1),
+            bits_per_face=row_bits.sum() / max(num_faces, 1),
+            row_bits=row_bits,
+            num_faces=num_faces,
+            num_tokens=nats.numel(),
+        )
+
+    def next_logits(self, codes: Int[Tensor, "b n"]) -> Float[Tensor, "b n1 v"]:
+        """Log-probabilities of each next code, the end last: (b, n + 1, vocab_size + 1); the i-th has seen i codes.
+
+        -inf for the end where no face can start; 0 for what lies behind a row's padding.
+        """
+        faces = fold_faces(codes, self.tokens_per_face)
+        hidden, group_rows, group_faces = self.hidden(faces)
+        may_end = self.may_end.expand(len(hidden), -1)
+        flat = self.head.logits(rearrange(hidden, "g t d -> (g t) d"), rearrange(may_end, "g t -> (g t)"))
+        logits = flat.new_zeros(len(codes), faces.shape[1] + 1, self.tokens_per_face, self.vocab_size + 1)
+        logits[group_rows, group_faces] = rearrange(flat, "(g t) v -> g t v", t=self.tokens_per_face)
+        seen = F.pad(codes >= 0, (1, 0), value=True)
+        return rearrange(logits, "b nf t v -> b (nf t) v")[:, : codes.shape[1] + 1] * seen[..., None]
+
+    @property
+    def may_end(self) -> Tensor:
+        """(t): True where a face starts."""
+        return torch.arange(self.tokens_per_face, device=self.device) == 0
+
+    def _targets(self, faces: Int[Tensor, "b nf t"], append_eos: bool) -> Int[Tensor, "b nf1 t"]:
+        """What each place of each face should be: its code, the end behind the last whole face, -1 for nothing."""
+        targets = F.pad(faces, (0, 0, 0, 1), value=-1)
+        if append_eos:
+            counts, whole = (faces[..., 0] >= 0).sum(dim=1), (faces[..., -1] >= 0).sum(dim=1)
+            rows = torch.nonzero(counts == whole).squeeze(-1)
+            targets[rows, counts[rows], 0] = self.vocab_size
+        return targets
+
+    def hidden(
+        self, faces: Int[Tensor, "b nf t"]
+    ) -> tuple[Float[Tensor, "g t d"], Int[Tensor, " g"], Int[Tensor, " g"]]:
+        """The fine stack's outputs for each begun face and the one behind the last; their rows and face indices.
+
+        Only these are computed: padding costs nothing here.
+        """
+        embedded = self.embed(faces)
+        conditions = self.conditions(faces, embedded)
+        begun = F.pad(faces[..., 0] >= 0, (1, 0), value=True)
+        group_rows, group_faces = torch.nonzero(begun, as_tuple=True)
+        inputs = F.pad(embedded, (0, 0, 0, 0, 0, 1))[group_rows, group_faces, :-1]
+        first = rearrange(conditions[group_rows, group_faces], "g d -> g 1 d")
+        return self.fine(torch.cat((first, inputs), dim=1)), group_rows, group_faces
+
+    def embed(self, faces: Int[Tensor, "b nf t"], first_face: torch.Tensor | None = None) -> Float[Tensor, "b nf t d"]:
+        """Code, corner, level and (where the config says so) sequence position of each code; padding reads as code 0.
+
+        `first_face` (b): how many faces of each row come before, 0 if not given.
+        """
+        places = rearrange(self.corner_embed + self.level_embed, "k l d -> (k l) d")
+        embedded = self.code_embed(faces.clamp(min=0)) + places
+        if self.position_embed is None:
+            return embedded
+        before = torch.zeros(1, dtype=torch.long, device=faces.device) if first_face is None else first_face
+        face = before[:, None] + torch.arange(faces.shape[1], device=faces.device)
+        place = face[..., None] * self.tokens_per_face + torch.arange(faces.shape[2], device=faces.device)
+        return embedded + self.position_embed(place.clamp(max=self.config.max_seq_len - 1))
+
+    def face_tokens(self, faces: Int[Tensor, "b nf t"], embedded: Float[Tensor, "b nf t d"]) -> Float[Tensor, "b nf e"]:
+        """The coarse stack's input for each face, from that face alone."""
+        return self.to_face(rearrange(embedded, "b nf t d -> b nf (t d)"))
+
+    def conditions(self, faces: Int[Tensor, "b nf t"], embedded: Float[Tensor, "b nf t d"]) -> Float[Tensor, "b nf1 d"]:
+        """What the coarse stack says about each next face, from all faces before it: (b, nf + 1, fine width)."""
+        starts = repeat(self.start_tokens, "n e -> b n e", b=len(faces))
+        sequence = torch.cat((starts, self.face_tokens(faces, embedded)), dim=1)
+        return self.to_fine(self.coarse(sequence)[:, self.config.num_sos_tokens - 1 :])
+
+
+def fold_faces(codes: Int[Tensor, "b n"], tokens_per_face: int) -> Int[Tensor, "b nf t"]:
+    """(b n) padded -1 -> (b nf t); the last face may be unfinished."""
+    short = -codes.shape[1] % tokens_per_face
+    return rearrange(F.pad(codes, (0, short), value=-1), "b (nf t) -> b nf t", t=tokens_per_face)
