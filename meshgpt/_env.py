@@ -1,7 +1,7 @@
 """Settings from the environment and the nearest `.env` file: read here and nowhere else, checked when read.
 
-The real environment wins over the file. `.env` is looked for in the working directory and then upward. Every variable is
-explained in `.env.sample`.
+The real environment wins over the file. `.env` is looked for in the working directory and then upward. `.env.sample`
+explains every variable.
 """
 
 import os

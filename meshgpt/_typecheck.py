@@ -1,4 +1,4 @@
-"""Shape checking for the whole package: jaxtyping and beartype behind an import hook, only where TYPECHECK asks for it."""
+"""Shape checking for the whole package: jaxtyping and beartype behind an import hook, where TYPECHECK asks for it."""
 
 from collections.abc import Callable
 from typing import Any, Self, get_args
@@ -17,15 +17,16 @@ def switch_on(package: str) -> bool:
 
 
 def checked(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function` checked by beartype. The hook decorates methods one by one, where `Self` has no meaning: left unchecked.
+    """`function` checked by beartype; a whole number passes for a float, as type checkers have it.
 
-    jaxtyping hands over an empty copy of the user's function, so changing its annotations changes nothing else.
+    The hook decorates methods one by one, where `Self` has no meaning: left unchecked. jaxtyping hands over an empty
+    copy of the user's function, so changing its annotations changes nothing else.
     """
-    from beartype import beartype
+    from beartype import BeartypeConf, beartype
 
     hints = getattr(function, "__annotations__", {})
     hints.update({name: Any for name, hint in hints.items() if _mentions_self(hint)})
-    return beartype(function)
+    return beartype(conf=BeartypeConf(is_pep484_tower=True))(function)
 
 
 def _mentions_self(hint: Any) -> bool:

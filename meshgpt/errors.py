@@ -61,10 +61,11 @@ class NonFiniteLossError(TrainingError):
 
 
 class MissingExtraError(MeshGPTError, ImportError):
-    """An optional package is needed; the message names the extra to install."""
+    """An optional package is needed; the message names the extra to install, or gives the `command` that does it."""
 
-    def __init__(self, package: str, extra: str, purpose: str):
-        super().__init__(f"{purpose} needs the package '{package}': pip install 'meshgpt[{extra}]'")
+    def __init__(self, package: str, extra: str, purpose: str, command: str | None = None):
+        command = command or f"pip install 'meshgpt[{extra}]'"
+        super().__init__(f"{purpose} needs the package '{package}': {command}")
         self.package, self.extra = package, extra
 
 
