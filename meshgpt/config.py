@@ -56,7 +56,7 @@ class Config:
                 near = difflib.get_close_matches(name, known, n=1)
                 advice = f"did you mean '{near[0]}'?" if near else f"known fields: {', '.join(known)}"
                 raise ConfigError(f"{cls.__name__} has no field '{name}': {advice}")
-        return cls(**{name: _nested(hints[name], value) for name, value in values.items()})
+        return cls(**{name: _nested(hints[name], _frozen_value(value)) for name, value in values.items()})
 
     @classmethod
     @typing.no_type_check
@@ -86,7 +86,7 @@ class Config:
 def _nested(hint: Any, value: Any) -> Any:
     """`value` as the config class that `hint` names, where it names one and `value` is a plain dict."""
     if not isinstance(value, dict):
-        return value
+        return _frozen_value(value)
     for option in (hint, *typing.get_args(hint)):
         if isinstance(option, type) and issubclass(option, Config):
             return option.from_dict(value)
