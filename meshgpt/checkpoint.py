@@ -1,0 +1,292 @@
+"""A model on disk: `config.json` and `model.safetensors`, in a folder or in a Hub repository.
+
+`config.json` names the class, its config and the sha256 of the weights; nothing is ever pickled. Saving is atomic: at
+every moment the folder holds one whole model, the old or the new one.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar, Self, no_type_check
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from meshgpt.config import Config
+from meshgpt.errors import CheckpointError
+
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+FORMAT_VERSION = 1
+STORED_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+BUNDLED_MODELS = Path(__file__).parent / "bundled" / "models"
+
+
+class Pretrained:
+    """Mixin for models that are saved and loaded: `save_pretrained`, `from_pretrained`, `push_to_hub`.
+
+    A subclass names its `config_class` and the `part` of a pipeline it is ("tokenizer" or "transformer"), keeps its
+    config in `.config` and is built by `cls(*args, config)`, where `args` are those of `from_pretrained`.
+    """
+
+    config_class: ClassVar[type[Config]]
+    part: ClassVar[str]
+    config: Any
+
+    def save_pretrained(self, folder: str | Path, dtype: str | None = None) -> Path:
+        """Writes config and weights to `folder`; with `dtype` bfloat16 or float16 in half the bytes."""
+        return save_model(self, self.config, folder, dtype=dtype)
+
+    @classmethod
+    @no_type_check
+    def from_pretrained(cls, name_or_folder, *args, revision=None) -> Self:
+        """The model in a folder, a model bundled with the package, or one from the Hub ("owner/name").
+
+        `args` go to the constructor before the config. Weights stored in half precision come back as float32. Raises
+        `CheckpointError` for a model that is missing, damaged or of another class.
+        """
+        folder = find_model(name_or_folder, cls.part, revision)
+        model = cls(*args, load_config(folder, cls))
+        if isinstance(model, nn.Module):
+            load_weights(model, folder)
+            model.eval()
+        return model
+
+    def push_to_hub(self, repository: str, private: bool = False, dtype: str | None = None) -> str:
+        """Uploads the model to the Hub repository "owner/name", which is made if need be; gives its address."""
+        from huggingface_hub import HfApi
+
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, dtype=dtype)
+            api = HfApi()
+            address = api.create_repo(repository, private=private, exist_ok=True)
+            api.upload_folder(repo_id=repository, folder_path=folder, commit_message=f"Save {type(self).__name__}")
+        return str(address)
+
+
+@no_type_check
+def save_model(model, config: Config, folder, dtype: str | None = None) -> Path:
+    """Writes `config` and, where `model` is a module, its weights. Raises `CheckpointError` if it cannot be written.
+
+    The new weights are put beside the old ones, then config.json, which knows their hash, is replaced in one step, then
+    the weights take their name; a loader that comes in between finds the new weights by their hash.
+    """
+    if dtype is not None and dtype not in STORED_DTYPES:
+        raise CheckpointError(f"weights can be stored as {', '.join(STORED_DTYPES)}, not as {dtype!r}")
+    folder = Path(folder)
+    entry = {"format": "meshgpt", "version": FORMAT_VERSION, "class": type(model).__name__, "config": config.to_dict()}
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        fresh = folder / f"{WEIGHTS_FILE}.new"
+        _finish_interrupted(folder, fresh)
+        if isinstance(model, nn.Module):
+            tensors = {name: _stored(tensor, dtype) for name, tensor in model.state_dict().items()}
+            write_tensors(fresh, tensors)
+            entry["weights"] = {"sha256": file_sha256(fresh), "dtype": dtype or "as trained"}
+            sync_folder(folder)
+        write_text(folder / f"{CONFIG_FILE}.new", json.dumps(entry, indent=2) + "\n")
+        os.replace(folder / f"{CONFIG_FILE}.new", folder / CONFIG_FILE)
+        sync_folder(folder)
+        if isinstance(model, nn.Module):
+            os.replace(fresh, folder / WEIGHTS_FILE)
+            sync_folder(folder)
+    return folder
+
+
+def _finish_interrupted(folder: Path, fresh: Path) -> None:
+    """Gives the weights of a save that was killed at its last step their name, before they are written over."""
+    if not fresh.is_file() or not (folder / CONFIG_FILE).is_file():
+        return
+    with contextlib.suppress(CheckpointError):
+        if (_read_entry(folder).get("weights") or {}).get("sha256") == file_sha256(fresh):
+            os.replace(fresh, folder / WEIGHTS_FILE)
+
+
+def _stored(tensor: Tensor, dtype: str | None) -> Tensor:
+    return tensor.to(STORED_DTYPES[dtype]) if dtype and tensor.is_floating_point() else tensor
+
+
+@no_type_check
+def load_config(folder, cls) -> Config:
+    """The config in `folder`, for a model of class `cls`. Raises `CheckpointError` for one of another class."""
+    entry = _read_entry(Path(folder))
+    if entry["class"] != cls.__name__:
+        raise CheckpointError(f"{folder} holds a {entry['class']}, not a {cls.__name__}")
+    return cls.config_class.from_dict(entry["config"])
+
+
+@no_type_check
+def saved_class(folder) -> str:
+    """The name of the class whose model is in `folder`. Raises `CheckpointError` where there is none."""
+    return _read_entry(Path(folder))["class"]
+
+
+@no_type_check
+def load_weights(model: nn.Module, folder) -> None:
+    """Fills `model` with the weights in `folder`, after checking their hash.
+
+    Raises `CheckpointError` for damaged weights, and for missing, unexpected or mis-shaped tensors, naming them.
+    """
+    folder = Path(folder)
+    expected = (_read_entry(folder).get("weights") or {}).get("sha256")
+    candidates = [folder / WEIGHTS_FILE, folder / f"{WEIGHTS_FILE}.new"]
+    present = [path for path in candidates if path.is_file()]
+    if not present:
+        raise CheckpointError(f"{folder} has no {WEIGHTS_FILE}")
+    whole = [path for path in present if file_sha256(path) == expected]
+    if not whole:
+        raise CheckpointError(
+            f"{present[0]} is damaged: its sha256 is {file_sha256(present[0])}, {CONFIG_FILE} says {expected}"
+        )
+    fill_module(model, read_tensors(whole[0]), str(whole[0]))
+
+
+def fill_module(model: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
+    """Copies `tensors` into the parameters and buffers of `model`; all must be there, and none besides."""
+    state = model.state_dict()
+    problems = [f"missing {name} {tuple(state[name].shape)}" for name in state if name not in tensors]
+    problems += [f"unexpected {name} {tuple(tensors[name].shape)}" for name in tensors if name not in state]
+    problems += [
+        f"{name} is {tuple(tensors[name].shape)}, the model has {tuple(state[name].shape)}"
+        for name in state
+        if name in tensors and tensors[name].shape != state[name].shape
+    ]
+    if problems:
+        shown = "; ".join(problems[:5]) + ("" if len(problems) <= 5 else f"; and {len(problems) - 5} more")
+        raise CheckpointError(f"{where} does not fit {type(model).__name__}: {shown}")
+    model.load_state_dict(tensors)
+
+
+@no_type_check
+def find_model(name_or_folder, part: str, revision: str | None = None) -> Path:
+    """The folder that holds a model: itself, or its subfolder `part`; a bundled model; or one from the Hub.
+
+    Raises `CheckpointError` that lists what was tried.
+    """
+    folder = _model_in(Path(name_or_folder), part)
+    if folder is not None:
+        return folder
+    name = str(name_or_folder)
+    folder = _model_in(BUNDLED_MODELS / name, part) if name.isidentifier() or "/" not in name else None
+    if folder is not None:
+        return folder
+    bundled = ", ".join(bundled_models()) or "none"
+    if Path(name_or_folder).exists():
+        raise CheckpointError(f"{name} holds no {part}: there is no {CONFIG_FILE} in it or in its subfolder '{part}'")
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        what = f"there is no folder and no bundled model '{name}' (bundled: {bundled})"
+        raise CheckpointError(f"{what}; give a folder, a bundled name, or a Hub repository as 'owner/name'")
+    return _download(name, part, revision, bundled)
+
+
+def bundled_models() -> list[str]:
+    """Names of the models that come with the package."""
+    return sorted(path.name for path in BUNDLED_MODELS.glob("*") if path.is_dir())
+
+
+def _model_in(folder: Path, part: str) -> Path | None:
+    return next((path for path in (folder, folder / part) if (path / CONFIG_FILE).is_file()), None)
+
+
+@no_type_check
+def _download(name: str, part: str, revision: str | None, bundled: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    wanted = [f"{prefix}{file}" for prefix in ("", f"{part}/") for file in (CONFIG_FILE, WEIGHTS_FILE)]
+    try:
+        folder = _model_in(
+            Path(snapshot_download(name, revision=revision, allow_patterns=wanted, etag_timeout=2)), part
+        )
+    except Exception as error:  # the hub has many kinds of errors; all mean that the model is not here
+        reason = str(error).strip().split("\n")[0]
+        raise CheckpointError(
+            f"'{name}' is no folder here and could not be fetched from the Hub ({type(error).__name__}: {reason}). "
+            f"Without a network: give the folder of a model, or the name of a bundled one ({bundled})"
+        ) from error
+    if folder is None:
+        raise CheckpointError(f"the Hub repository '{name}' holds no {part}: it has no {CONFIG_FILE}")
+    return folder
+
+
+def _read_entry(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG_FILE
+    try:
+        entry = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
+    if not isinstance(entry, dict) or entry.get("format") != "meshgpt" or not {"class", "config"} <= set(entry):
+        raise CheckpointError(f"{path} does not describe a model of this package")
+    if entry["version"] > FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path} has format version {entry['version']}, this package reads up to {FORMAT_VERSION}"
+        )
+    return entry
+
+
+# files that are whole or not there
+
+
+@contextlib.contextmanager
+@no_type_check
+def writing(where: Path) -> Iterator[None]:
+    """Turns what can fail while files are written into a `CheckpointError` that says where and why."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise CheckpointError(f"cannot write {where}: {reason}; what was saved there before is untouched") from error
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """A safetensors file, on disk when this returns. Tensors that share memory are stored one by one."""
+    seen: set[int] = set()
+    plain = {}
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()
+        plain[name] = tensor.clone() if tensor.untyped_storage().data_ptr() in seen else tensor
+        seen.add(tensor.untyped_storage().data_ptr())
+    save_file(plain, path)
+    _sync(path)
+
+
+@no_type_check
+def read_tensors(path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file. Raises `CheckpointError` for one that is cut off or malformed."""
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be read as safetensors: {error}") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """A text file, on disk when this returns."""
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def file_sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes renames and new files in `folder` last; file systems that cannot do this for a folder are left alone."""
+    with contextlib.suppress(OSError):
+        _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

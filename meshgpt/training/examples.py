@@ -1,0 +1,145 @@
+"""What is trained on: numbered examples with sizes and names, whatever they come from."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, no_type_check
+
+import numpy as np
+
+from meshgpt.errors import DataError
+from meshgpt.mesh.canonical import canonicalize
+from meshgpt.mesh.mesh import Mesh
+
+Augment = Callable[[Mesh, np.random.Generator], Mesh]
+DATA_KWARGS = ("vertices", "faces", "texts")
+
+
+class Examples:
+    """Any data set with a length and numbered items. Subclasses know sizes, names and augmentation."""
+
+    @no_type_check
+    def __init__(self, dataset):
+        if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+            raise DataError(f"a data set needs a length and numbered items, which {type(dataset).__name__} lacks")
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.get(index, 0)
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """(n,) int64 by which batches are formed; all ones where sizes do not matter."""
+        return np.ones(len(self), dtype=np.int64)
+
+    def get(self, index: int, epoch: int) -> Any:
+        """Example `index` as it is in `epoch`."""
+        return self.dataset[index]
+
+    def name(self, index: int) -> str:
+        return f"example {index}"
+
+    @property
+    def fingerprint(self) -> str:
+        """Differs where the data differ, as far as this can be told without reading all of them."""
+        return hashlib.sha256(np.asarray([len(self), *self.sizes.tolist()]).tobytes()).hexdigest()
+
+
+@dataclass(frozen=True)
+class MeshExample:
+    """A mesh and, where there is one, its caption."""
+
+    mesh: Mesh
+    text: str | None = None
+
+
+@dataclass(frozen=True)
+class MeshView:
+    """How a mesh is seen: normalised, augmented by `augment(mesh, rng)`, in canonical order on the tokenizer's grid."""
+
+    num_discrete_coors: int
+    corners: int = 3
+    augment: Augment | None = None
+
+    def __call__(self, mesh: Mesh, rng: np.random.Generator) -> Mesh:
+        if self.augment is not None:
+            mesh = self.augment(mesh.normalized(), rng)
+        if mesh.corners != self.corners:
+            padding = ((0, 0), (0, self.corners - 3))
+            triangles = mesh.triangulated()
+            mesh = Mesh(triangles.vertices, np.pad(triangles.faces, padding, constant_values=-1))
+        return canonicalize(mesh.normalized() if self.augment is None else mesh, self.num_discrete_coors).mesh()
+
+
+class MeshExamples(Examples):
+    """Meshes of a `MeshDataset` or any data set of (vertices, faces[, text]), dicts of those, meshes or records.
+
+    `view(mesh, rng)` is applied each time, with randomness that depends on (seed, epoch, index) alone. `data_kwargs`
+    names the entries of tuples. Raises `DataError` for an item that is none of those, with its number.
+    """
+
+    @no_type_check
+    def __init__(self, dataset, view=None, seed: int = 0, data_kwargs=None):
+        super().__init__(dataset)
+        self.view, self.seed = view, seed
+        self.data_kwargs = tuple(data_kwargs or getattr(dataset, "data_kwargs", None) or DATA_KWARGS)
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """Faces of each mesh; a data set without `face_counts` is read once to count them."""
+        return self._measured[0]
+
+    @property
+    def fingerprint(self) -> str:
+        return self._measured[1]
+
+    @cached_property
+    def _measured(self) -> tuple[np.ndarray, str]:
+        counts, fingerprint = (getattr(self.dataset, name, None) for name in ("face_counts", "fingerprint"))
+        if counts is None or fingerprint is None:
+            counts, digest = [], hashlib.sha256()
+            for index in range(len(self)):
+                mesh = self.plain(index).mesh
+                counts.append(mesh.num_faces)
+                for values in (mesh.vertices, mesh.faces):
+                    digest.update(str(values.shape).encode() + values.tobytes())
+            fingerprint = digest.hexdigest()
+        return np.asarray(counts, dtype=np.int64), fingerprint
+
+    def name(self, index: int) -> str:
+        column = getattr(self.dataset, "column", None)
+        return f"mesh {index} '{column('name')[index]}'" if column is not None else f"mesh {index}"
+
+    def plain(self, index: int) -> MeshExample:
+        """Example `index` as it is in the data set."""
+        return as_example(self.dataset[int(index)], int(index), self.data_kwargs)
+
+    def get(self, index: int, epoch: int) -> MeshExample:
+        example = self.plain(index)
+        if self.view is None:
+            return example
+        rng = np.random.default_rng((self.seed, epoch, int(index)))
+        return MeshExample(self.view(example.mesh, rng), example.text)
+
+
+@no_type_check
+def as_example(item, index: int, data_kwargs: Sequence[str] = DATA_KWARGS) -> MeshExample:
+    """A mesh, a record with `.mesh` and `.caption`, a tuple in the order of `data_kwargs`, or a dict by those names."""
+    if isinstance(item, MeshExample):
+        return item
+    if isinstance(item, Mesh):
+        return MeshExample(item)
+    if isinstance(getattr(item, "mesh", None), Mesh):
+        return MeshExample(item.mesh, getattr(item, "caption", None))
+    if isinstance(item, (tuple, list)):
+        item = dict(zip(data_kwargs, item, strict=False))
+    if not isinstance(item, dict) or not {"vertices", "faces"} <= set(item):
+        what = f"keys {sorted(item)}" if isinstance(item, dict) else type(item).__name__
+        raise DataError(f"item {index} of the data set is {what}: expected a mesh, or vertices and faces")
+    faces = np.asarray(item["faces"])
+    text = item.get("texts", item.get("text"))
+    return MeshExample(Mesh(item["vertices"], faces[(faces[:, :3] >= 0).all(axis=1)]), text)

@@ -1,0 +1,94 @@
+"""The trainers of the two models: which data, seen how, and which objective. The loop is `Trainer`'s."""
+
+from pathlib import Path
+from typing import no_type_check
+
+from torch import Tensor
+
+from meshgpt.config import resolve_config
+from meshgpt.errors import TrainingError
+from meshgpt.training.examples import MeshExamples, MeshView
+from meshgpt.training.mesh_objectives import AutoencoderObjective, TransformerObjective
+from meshgpt.training.settings import TrainerConfig
+from meshgpt.training.tokens import TokenCache, TokenExamples, tokenized
+from meshgpt.training.trainer import Trainer
+
+
+class MeshAutoencoderTrainer(Trainer):
+    """Trains a `MeshAutoencoder` on meshes: `MeshAutoencoderTrainer(model, dataset, num_train_steps = 1000, ...)()`.
+
+    dataset: a `MeshDataset` or any torch data set of (vertices, faces[, text]), in the order of `data_kwargs`.
+    augment: `augment(mesh, rng) -> Mesh`, applied to normalised meshes before the grid. Further keywords are the fields
+    of `TrainerConfig`.
+    """
+
+    @no_type_check
+    def __init__(
+        self, model, dataset, config=None, *, val_dataset=None, augment=None, data_kwargs=None, weights=None, **keywords
+    ):
+        accelerator_kwargs = keywords.pop("accelerator_kwargs", None)
+        config = resolve_config(TrainerConfig, config, keywords)
+        view = MeshView(model.num_discrete_coors, model.corners, augment)
+        plain = MeshView(model.num_discrete_coors, model.corners)
+        super().__init__(
+            model,
+            MeshExamples(dataset, view, config.seed, data_kwargs),
+            AutoencoderObjective(),
+            config,
+            val_examples=None if val_dataset is None else MeshExamples(val_dataset, plain, data_kwargs=data_kwargs),
+            weights=weights,
+            accelerator_kwargs=accelerator_kwargs,
+        )
+
+    @no_type_check
+    def tokenize(self, vertices, faces, face_edges=None) -> Tensor:
+        """Codes (b, nf * k, q) by the averaged model; see `MeshAutoencoder.tokenize`."""
+        return self.ema_model.tokenize(vertices, faces, face_edges)
+
+
+class MeshTransformerTrainer(Trainer):
+    """Trains a `MeshTransformer` on the codes of meshes: `MeshTransformerTrainer(model, dataset, ...)()`.
+
+    The model's tokenizer makes the codes once, of `num_variants` augmented forms of each mesh, and keeps them in
+    `cache_folder` (the run's own if not given), where other runs find them. Meshes longer than the model's
+    `max_seq_len` are left out, with a warning. The other arguments are those of `MeshAutoencoderTrainer`.
+    """
+
+    @no_type_check
+    def __init__(
+        self,
+        model,
+        dataset,
+        config=None,
+        *,
+        val_dataset=None,
+        augment=None,
+        num_variants=1,
+        cache_folder=None,
+        **keywords,
+    ):
+        options = {name: keywords.pop(name, None) for name in ("accelerator_kwargs", "data_kwargs", "weights")}
+        config = resolve_config(TrainerConfig, config, keywords)
+        if num_variants > 1 and augment is None:
+            raise TrainingError(f"num_variants = {num_variants} needs augment: without it all variants are the same")
+        cache = TokenCache(cache_folder or Path(config.checkpoint_folder) / "tokens")
+        tokenizer, limit = model.tokenizer, model.config.max_seq_len
+        self._face_size = tokenizer.tokens_per_face or 1
+
+        def examples(dataset, augment, variants) -> TokenExamples:
+            view = MeshView(tokenizer.num_discrete_coors, tokenizer.corners, augment)
+            meshes = MeshExamples(dataset, view, config.seed, options["data_kwargs"])
+            return tokenized(tokenizer, meshes, cache, variants, limit)
+
+        super().__init__(
+            model,
+            examples(dataset, augment, num_variants),
+            TransformerObjective(),
+            config,
+            val_examples=None if val_dataset is None else examples(val_dataset, None, 1),
+            weights=options["weights"],
+            accelerator_kwargs=options["accelerator_kwargs"],
+        )
+
+    def _size_limit(self, faces: int) -> int:
+        return faces * self._face_size

@@ -1,0 +1,213 @@
+"""Codes computed once and kept: for every mesh, and every augmented variant of it, in one flat file that runs share."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import types
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, no_type_check
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from meshgpt.checkpoint import file_sha256, sync_folder, write_text, writing
+from meshgpt.config import Config
+from meshgpt.data.batch import MeshBatch
+from meshgpt.errors import DataError
+from meshgpt.tokenizers.tokenizer import MeshTokenizer
+from meshgpt.training.examples import Examples, MeshExamples
+
+PART_SIZE = 1024  # entries tokenised between two saves, so that stopping loses little
+FACES_AT_ONCE = 8192
+MANIFEST_FILE, CODES_FILE, OFFSETS_FILE = "manifest.json", "codes.npy", "offsets.npy"
+
+
+class TokenCache:
+    """A folder of token sets, each under the hash of all that it depends on: tokenizer, data, augmentation, seed."""
+
+    @no_type_check
+    def __init__(self, folder):
+        self.folder = Path(folder)
+
+    def get(self, key: str, count: int, entry: Callable[[range], list[np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+        """(codes, offsets): those kept under `key`, or `count` entries made by `entry(range)` and kept from now on.
+
+        Half-made sets go on from their last part. A damaged set is made again.
+        """
+        target = self.folder / key
+        if not _is_whole(target):
+            with writing(target):
+                self._make(target, count, entry)
+        return np.load(target / CODES_FILE, mmap_mode="r"), np.load(target / OFFSETS_FILE)
+
+    def _make(self, target: Path, count: int, entry: Callable[[range], list[np.ndarray]]) -> None:
+        parts = target.with_name(f".making-{target.name}")
+        parts.mkdir(parents=True, exist_ok=True)
+        for start in tqdm(range(0, count, PART_SIZE), desc="tokenising", disable=None, leave=False):
+            path = parts / f"part-{start:010d}.npz"
+            if not path.exists():
+                rows = entry(range(start, min(start + PART_SIZE, count)))
+                np.savez(path.with_suffix(".new.npz"), codes=_joined(rows), lengths=np.array([len(r) for r in rows]))
+                os.replace(path.with_suffix(".new.npz"), path)
+        loaded = [np.load(path) for path in sorted(parts.glob("part-*[0-9].npz"))]
+        fresh = target.with_name(f".writing-{target.name}")
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir()
+        np.save(fresh / CODES_FILE, _joined([part["codes"] for part in loaded]))
+        lengths = [part["lengths"] for part in loaded]
+        np.save(fresh / OFFSETS_FILE, np.concatenate([[0], *lengths]).cumsum().astype(np.int64))
+        hashes = {name: file_sha256(fresh / name) for name in (CODES_FILE, OFFSETS_FILE)}
+        write_text(fresh / MANIFEST_FILE, json.dumps({"sha256": hashes}) + "\n")
+        shutil.rmtree(target, ignore_errors=True)
+        os.rename(fresh, target)
+        sync_folder(self.folder)
+        shutil.rmtree(parts, ignore_errors=True)
+
+
+def _joined(rows: list[np.ndarray]) -> np.ndarray:
+    codes = np.concatenate([np.zeros(0, dtype=np.int32), *rows])
+    return codes.astype(np.uint16) if not len(codes) or codes.max() < 2**16 else codes.astype(np.int32)
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        hashes = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))["sha256"]
+        return all(file_sha256(folder / name) == hashes[name] for name in (CODES_FILE, OFFSETS_FILE))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+class TokenExamples(Examples):
+    """Codes of meshes: in epoch e, variant e of each, counting round. `size` of an example is its longest variant's."""
+
+    def __init__(self, meshes: MeshExamples, codes: np.ndarray, offsets: np.ndarray, num_variants: int):
+        super().__init__(meshes)
+        self.meshes, self.codes, self.offsets, self.num_variants = meshes, codes, offsets, num_variants
+        self.lengths = np.diff(offsets).reshape(len(meshes), num_variants)
+        self.kept = np.arange(len(meshes))
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    @property
+    def sizes(self) -> np.ndarray:
+        return self.lengths[self.kept].max(axis=1, initial=0)
+
+    def leave_out(self, longest: int) -> None:
+        """Leaves out meshes with a variant that is empty or longer than `longest` codes, and says so."""
+        too_long, empty = (self.lengths > longest).any(axis=1), (self.lengths == 0).any(axis=1)
+        self.kept = np.flatnonzero(~too_long & ~empty)
+        if len(self.kept) == len(self.lengths):
+            return
+        what = f"of {len(self.lengths)} meshes, {too_long.sum()} need more than the {longest} codes of max_seq_len"
+        what += f" and {(empty & ~too_long).sum()} have no face left on the grid"
+        if len(self.kept) == 0:
+            raise DataError(f"{what}: nothing is left to train on; raise max_seq_len or use fewer faces")
+        warnings.warn(f"{what}: they are left out", stacklevel=3)
+
+    def get(self, index: int, epoch: int) -> Tensor:
+        entry = int(self.kept[index]) * self.num_variants + epoch % self.num_variants
+        return torch.from_numpy(self.codes[self.offsets[entry] : self.offsets[entry + 1]].astype(np.int64))
+
+    def name(self, index: int) -> str:
+        return self.meshes.name(int(self.kept[index]))
+
+    @property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(
+            f"{self.meshes.fingerprint} {self.num_variants}".encode() + self.kept.tobytes()
+        ).hexdigest()
+
+
+@no_type_check
+def tokenized(
+    tokenizer: MeshTokenizer, meshes: MeshExamples, cache: TokenCache, num_variants: int = 1, longest: int | None = None
+) -> TokenExamples:
+    """The codes of `num_variants` views of each mesh, from the cache or made now (and kept there).
+
+    Meshes longer than `longest` codes are left out with a warning. Raises `DataError` if that leaves none.
+    """
+    key = token_key(tokenizer, meshes, num_variants)
+
+    def entry(numbers: range) -> list[np.ndarray]:
+        rows = {}
+        with torch.no_grad():
+            for chosen, batch in _batches(meshes, numbers, num_variants):
+                codes = tokenizer.codes_from_batch(batch).cpu().numpy()
+                rows |= {number: row[row >= 0].astype(np.int32) for number, row in zip(chosen, codes, strict=True)}
+        return [rows.get(number, np.zeros(0, dtype=np.int32)) for number in numbers]
+
+    codes, offsets = cache.get(key, len(meshes) * num_variants, entry)
+    examples = TokenExamples(meshes, codes, offsets, num_variants)
+    examples.leave_out(longest if longest is not None else int(examples.lengths.max(initial=1)))
+    return examples
+
+
+@no_type_check
+def _batches(meshes: MeshExamples, numbers: range, num_variants: int) -> Iterator[tuple[list[int], MeshBatch]]:
+    chosen: list[int] = []
+    held: list[Any] = []
+    for number in numbers:
+        index, variant = divmod(number, num_variants)
+        mesh = meshes.get(index, variant).mesh
+        if not mesh.num_faces:
+            continue
+        if held and sum(m.num_faces for m in held) + mesh.num_faces > FACES_AT_ONCE:
+            yield chosen, MeshBatch.from_meshes(held)
+            chosen, held = [], []
+        chosen.append(number)
+        held.append(mesh)
+    if held:
+        yield chosen, MeshBatch.from_meshes(held)
+
+
+@no_type_check
+def token_key(tokenizer: MeshTokenizer, meshes: MeshExamples, num_variants: int) -> str:
+    """A hash that changes with the tokenizer's weights and config, the data, the view of them, seed and variants."""
+    digest = hashlib.sha256()
+    config = getattr(tokenizer, "config", None)
+    described = [type(tokenizer).__name__, config.to_dict() if isinstance(config, Config) else repr(vars(tokenizer))]
+    described += [meshes.fingerprint, described_by_content(meshes.view), num_variants]
+    described += [meshes.seed if num_variants > 1 or getattr(meshes.view, "augment", None) is not None else None]
+    digest.update(json.dumps(described).encode())
+    if isinstance(tokenizer, nn.Module):
+        for name, tensor in tokenizer.state_dict().items():
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:32]
+
+
+@no_type_check
+def described_by_content(value: Any) -> Any:
+    """A JSON value that is equal for equal settings and code: configs, dataclasses, functions and plain values.
+
+    Functions are known by their bytecode and what they hold; other objects by their class and fields.
+    """
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [described_by_content(item) for item in value]
+    if isinstance(value, dict):
+        return {str(name): described_by_content(item) for name, item in value.items()}
+    if isinstance(value, types.FunctionType):
+        cells = [cell.cell_contents for cell in value.__closure__ or ()]
+        return ["function", _code(value.__code__), described_by_content([value.__defaults__, cells])]
+    if isinstance(value, types.CodeType):
+        return _code(value)
+    if isinstance(value, np.ndarray):
+        return hashlib.sha256(value.tobytes()).hexdigest()
+    if dataclasses.is_dataclass(value):
+        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return [type(value).__qualname__, described_by_content(fields)]
+    return [type(value).__qualname__, described_by_content(getattr(value, "__dict__", {}))]
+
+
+def _code(code: types.CodeType) -> list[Any]:
+    constants = [_code(item) if isinstance(item, types.CodeType) else repr(item) for item in code.co_consts]
+    return [hashlib.sha256(code.co_code).hexdigest(), list(code.co_names), constants]
