@@ -1,0 +1,84 @@
+"""One HTML page to turn and inspect meshes: a single file that needs no network, no server and no other file."""
+
+import base64
+import hashlib
+import html
+import json
+import re
+from importlib import resources
+from pathlib import Path
+from typing import Any, no_type_check
+
+import numpy as np
+
+from meshgpt.errors import DataError
+from meshgpt.mesh.mesh import Mesh
+
+ASSETS = resources.files("meshgpt.mesh") / "assets"
+MOST_MESHES = 2000
+
+
+@no_type_check
+def write_viewer(meshes, path, titles=None, captions=None, title="Meshes") -> Path:
+    """Writes a page that shows `meshes`, to click through, turn and download; makes its folder.
+
+    titles: a short name for each mesh; "mesh 1" and so on if not given. captions: a sentence for each, or None.
+    title: of the page. All of them are shown as plain text, whatever they hold.
+
+    Positions are kept as float32, faces exactly, quads as quads. Raises `DataError` for no meshes, more than
+    `MOST_MESHES`, and titles or captions that are not as many as the meshes.
+    """
+    meshes, path = list(meshes), Path(path)
+    if not 1 <= len(meshes) <= MOST_MESHES:
+        raise DataError(f"a viewer page shows from 1 to {MOST_MESHES} meshes, got {len(meshes)}")
+    titles = [f"mesh {i + 1}" for i in range(len(meshes))] if titles is None else list(titles)
+    captions = [""] * len(meshes) if captions is None else list(captions)
+    for name, texts in (("titles", titles), ("captions", captions)):
+        if len(texts) != len(meshes):
+            raise DataError(f"{len(meshes)} meshes need as many {name}, got {len(texts)}")
+    entries = [_packed(*parts) for parts in zip(meshes, titles, captions, strict=True)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(_page(entries, str(title)), encoding="utf-8")
+    return path
+
+
+def _packed(mesh: Mesh, title: Any, caption: Any) -> dict[str, Any]:
+    """One mesh as the page reads it: base64 of little-endian float32 vertices and int16 or int32 faces."""
+    index = "int16" if mesh.num_vertices <= 2**15 else "int32"
+    with np.errstate(over="ignore"):
+        vertices = mesh.vertices.astype("<f4")
+    if not np.isfinite(vertices).all():
+        raise DataError(f"mesh '{title}' has coordinates beyond the range of float32; normalise it first")
+    return {
+        "title": str(title),
+        "caption": "" if caption is None else str(caption),
+        "count": mesh.num_faces,
+        "corners": mesh.corners,
+        "index": index,
+        "vertices": base64.b64encode(vertices.tobytes()).decode(),
+        "faces": base64.b64encode(mesh.faces.astype(np.dtype(index).newbyteorder("<")).tobytes()).decode(),
+    }
+
+
+def _page(entries: list[dict[str, Any]], title: str) -> str:
+    """The template with its parts put in; nothing that is put in is searched for further places."""
+    parts = {name: (ASSETS / file).read_text(encoding="utf-8") for name, file in _FILES.items()}
+    data = json.dumps({"meshes": entries}, ensure_ascii=False, separators=(",", ":"))
+    parts["meshes"] = re.sub("[<>&\u2028\u2029]", lambda found: f"\\u{ord(found[0]):04x}", data)
+    parts["title"] = html.escape(title)
+    parts["policy"] = _policy(parts)
+    template = (ASSETS / "viewer.html").read_text(encoding="utf-8")
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], template)
+
+
+_FILES = {"style": "viewer.css", "three": "three.min.js", "script": "viewer.js"}
+
+
+def _policy(parts: dict[str, str]) -> str:
+    """A content security policy under which only the page's own script and style run and nothing is ever fetched."""
+
+    def allowed(*names: str) -> str:
+        digests = (hashlib.sha256(parts[name].encode()).digest() for name in names)
+        return " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
+
+    return f"default-src 'none'; script-src {allowed('three', 'script')}; style-src {allowed('style')}; base-uri 'none'"
