@@ -7,8 +7,6 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-FIRST_CAPACITY = 64
-
 
 @dataclasses.dataclass
 class StackCache:
@@ -22,31 +20,50 @@ class StackCache:
     values: list[Tensor]
     states: list[Tensor]
     lengths: Tensor
+    capacity: int = 64  # of the first memory taken
     shared_length: int | None = 0
     max_length: int = 0
-    places: Tensor | None = None  # (b capacity 3), what the distance bias needs of each position
+    places: Tensor | None = None  # (b 1 capacity 3), what the distance bias needs of each position
+    attention_index: int = 0
+    recurrence_index: int = 0
 
     @property
     def batch_size(self) -> int:
         return self.lengths.shape[0]
 
+    def start_pass(self) -> None:
+        """Layers write and ask in their order, from the first one again."""
+        self.attention_index = self.recurrence_index = 0
+
     def write(
-        self, layer: int, keys: Float[Tensor, "b h n d"], values: Float[Tensor, "b h n d"]
+        self, keys: Float[Tensor, "b h n d"], values: Float[Tensor, "b h n d"]
     ) -> tuple[Float[Tensor, "b h m d"], Float[Tensor, "b h m d"]]:
-        """Puts n new positions behind each row's length and returns all positions so far, m = longest row + n."""
-        end = self.max_length + keys.shape[2]
-        while len(self.keys) <= layer:
-            self.keys.append(keys.new_zeros(*keys.shape[:2], max(FIRST_CAPACITY, end), keys.shape[3]))
+        """Puts n positions of the next attention layer behind each row's length; all so far, m = longest row + n."""
+        end, layer = self.max_length + keys.shape[2], self.attention_index
+        self.attention_index += 1
+        if len(self.keys) == layer:
+            self.keys.append(keys.new_zeros(*keys.shape[:2], max(self.capacity, end), keys.shape[3]))
             self.values.append(torch.zeros_like(self.keys[-1]))
         self.keys[layer] = _put(self.keys[layer], keys, self.lengths, self.shared_length)
         self.values[layer] = _put(self.values[layer], values, self.lengths, self.shared_length)
         return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
 
+    def state(self) -> Tensor | None:
+        """(b d), the next recurrence layer's memory; None before its first step."""
+        known = self.recurrence_index < len(self.states)
+        return self.states[self.recurrence_index][:, -1] if known else None
+
+    def put_states(self, states: Float[Tensor, "b n d"]) -> None:
+        """What that layer's memory was after each of the n new positions; the last is kept, once the pass is over."""
+        self.states[self.recurrence_index : self.recurrence_index + 1] = [states]
+        self.recurrence_index += 1
+
     def write_places(self, places: Float[Tensor, "b n 3"]) -> Float[Tensor, "b m 3"]:
         """The same for the places that a distance bias is computed from."""
         new = rearrange(places, "b n c -> b 1 n c")
         if self.places is None:
-            self.places = new.new_zeros(new.shape[0], 1, FIRST_CAPACITY, 3)
+            capacity = max(self.capacity, self.max_length + new.shape[2])
+            self.places = new.new_zeros(new.shape[0], 1, capacity, 3)
         self.places = _put(self.places, new, self.lengths, self.shared_length)
         return rearrange(self.places[:, :, : self.max_length + places.shape[1]], "b 1 m c -> b m c")
 
@@ -61,23 +78,30 @@ class StackCache:
 
     def set_lengths(self, lengths: Int[Tensor, " b"]) -> None:
         """Forgets what was written behind `lengths`: right-padded rows are fed together, then cut to their own."""
+        rows, fed = torch.arange(self.batch_size, device=lengths.device), self.max_length
+        for index, states in enumerate(self.states):
+            self.states[index] = states[rows, lengths - 1 - fed][:, None]
         self.lengths = lengths
-        distinct = lengths.unique().tolist()
-        self.max_length = max(distinct, default=0)
-        self.shared_length = None if len(distinct) > 1 else self.max_length
+        self._measure()
 
     def select(self, rows: Int[Tensor, " r"]) -> "StackCache":
         """The cache of some of the rows."""
-        keep = [[tensor[rows] for tensor in tensors] for tensors in (self.keys, self.values, self.states)]
+        keys, values, states = ([t[rows] for t in tensors] for tensors in (self.keys, self.values, self.states))
         places = None if self.places is None else self.places[rows]
-        cache = StackCache(*keep, self.lengths[rows], places=places)
-        cache.set_lengths(cache.lengths)
+        cache = StackCache(keys, values, states, self.lengths[rows], capacity=self.capacity, places=places)
+        cache._measure()
         return cache
 
+    def _measure(self) -> None:
+        distinct = self.lengths.unique().tolist()
+        self.max_length = max(distinct, default=0)
+        self.shared_length = None if len(distinct) > 1 else self.max_length
 
-def empty_cache(batch_size: int, device: torch.device) -> StackCache:
-    """A cache that holds nothing yet; memory is taken at the first write."""
-    return StackCache([], [], [], torch.zeros(batch_size, dtype=torch.long, device=device))
+
+def empty_cache(batch_size: int, device: torch.device, capacity: int = 64) -> StackCache:
+    """A cache that holds nothing yet; memory for `capacity` positions is taken at the first write."""
+    lengths = torch.zeros(batch_size, dtype=torch.long, device=device)
+    return StackCache([], [], [], lengths, capacity=capacity)
 
 
 def _put(store: Tensor, new: Tensor, lengths: Tensor, shared_length: int | None) -> Tensor:

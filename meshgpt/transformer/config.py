@@ -3,6 +3,7 @@
 import dataclasses
 
 from meshgpt.config import Config
+from meshgpt.transformer.features import FACE_FEATURES
 
 LAYER_KINDS = ("attention", "feedforward", "recurrence")
 
@@ -69,6 +70,11 @@ class MeshTransformerConfig(Config):
     fine_pre_gateloop_depth: int = 0
     coarse_layers: tuple[LayerSpec, ...] = ()  # in place of the depths above
     fine_layers: tuple[LayerSpec, ...] = ()
+    face_features: tuple[
+        str, ...
+    ] = ()  # of "angles", "area", "normal", "corners": what the coarse stack is told of a face
+    fine_context_faces: int = 0  # how many faces before the current one the fine stack reads code by code
+    distance_bias: bool = False  # attention between faces knows their distance, in the sequence and in space
     rotary_pos_emb: bool = True
     abs_pos_emb: bool = False  # a learned vector for each place in the sequence
     attn_num_mem_kv: int = 0
@@ -101,13 +107,17 @@ class MeshTransformerConfig(Config):
             "coarse_pre_gateloop_depth",
             "coarse_post_gateloop_depth",
             "fine_pre_gateloop_depth",
+            "fine_context_faces",
             "attn_num_mem_kv",
         ):
             self.require(getattr(self, field) >= 0, field, "not be negative")
         self.require(self.code_digits in (1, 2), "code_digits", "be 1 or 2")
         self.require(0.0 <= self.dropout < 1.0, "dropout", "lie in [0, 1)")
         self.require(self.ff_mult > 0, "ff_mult", "be positive")
+        unknown = [name for name in self.face_features if name not in FACE_FEATURES]
+        self.require(not unknown, "face_features", f"be some of {', '.join(FACE_FEATURES)}")
         if self.reversible:
+            self.require(not self.add_value_residual, "add_value_residual", "be False with reversible = True")
             self.require(self.dropout == 0.0, "dropout", "be 0 with reversible = True")
             self.require(self.num_residual_streams == 1, "num_residual_streams", "be 1 with reversible = True")
 

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 import torch
-from einops import rearrange, repeat
+import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -59,28 +60,38 @@ class CachedReader:
 
     def __init__(self, model: FaceWriter, faces: Int[Tensor, "b nf t"]):
         self.model, self.counts = model, (faces[..., -1] >= 0).sum(dim=1)
-        starts = repeat(model.start_tokens, "n e -> b n e", b=len(faces))
-        sequence = torch.cat((starts, model.face_tokens(faces, model.embed(faces))), dim=1)
-        self.coarse, self.fine = empty_cache(len(faces), model.device), empty_cache(len(faces), model.device)
-        read = model.coarse.step(sequence, self.coarse)
+        embedded = model.embed(faces)
+        inputs = model.with_starts(model.coarse_inputs(faces, embedded))
+        self.coarse = empty_cache(len(faces), model.device)
+        read = model.coarse_step(inputs, self.coarse)
         lengths = self.counts + len(model.start_tokens)
         self.coarse.set_lengths(lengths)
-        self.condition = model.to_fine(read[torch.arange(len(faces), device=model.device), lengths - 1])
+        rows = torch.arange(len(faces), device=model.device)
+        self.condition = read[rows, lengths - 1]
+        past = model.config.fine_context_faces
+        padded = F.pad(embedded, (0, 0, 0, 0, past, 0))
+        self.before = [padded[rows, self.counts + index] for index in range(past)]
+        self.start_face()
 
     def start_face(self) -> None:
-        self.fine = empty_cache(len(self.counts), self.model.device)
+        tokens = self.model.tokens_per_face * (1 + len(self.before))
+        self.fine = empty_cache(len(self.counts), self.model.device, tokens)
 
     def read_code(self, x: Float[Tensor, "b 1 d"]) -> Float[Tensor, "b d"]:
-        return self.model.fine.step(x, self.fine)[:, 0]
+        context = [] if self.fine.max_length else self.model.fine_context(self.before)
+        return self.model.fine.step(torch.cat((*context, x), dim=1), self.fine)[:, -1]
 
     def read_face(self, faces: Int[Tensor, "b 1 t"]) -> None:
-        token = self.model.face_tokens(faces, self.model.embed(faces, self.counts))
-        self.condition = self.model.to_fine(self.model.coarse.step(token, self.coarse)[:, 0])
+        embedded = self.model.embed(faces, self.counts)
+        self.before = [*self.before, embedded[:, 0]][1:]
+        inputs = self.model.coarse_inputs(faces, embedded)
+        self.condition = self.model.coarse_step(inputs, self.coarse)[:, 0]
         self.counts = self.counts + 1
 
     def select(self, rows: Tensor) -> None:
         self.coarse, self.fine = self.coarse.select(rows), self.fine.select(rows)
         self.condition, self.counts = self.condition[rows], self.counts[rows]
+        self.before = [face[rows] for face in self.before]
 
 
 class UncachedReader:
@@ -100,7 +111,11 @@ class UncachedReader:
 
     def read_code(self, x: Float[Tensor, "b 1 d"]) -> Float[Tensor, "b d"]:
         self.inputs.append(x)
-        return self.model.fine(torch.cat((rearrange(self.condition, "b d -> b 1 d"), *self.inputs[1:]), dim=1))[:, -1]
+        past, rows = self.model.config.fine_context_faces, torch.arange(len(self.faces), device=self.faces.device)
+        padded = F.pad(self.model.embed(self.faces), (0, 0, 0, 0, past, 0))
+        before = [padded[rows, self.counts + index] for index in range(past)]
+        sequence = [*self.model.fine_context(before), rearrange(self.condition, "b d -> b 1 d"), *self.inputs[1:]]
+        return self.model.fine(torch.cat(sequence, dim=1))[:, -1]
 
     def read_face(self, faces: Int[Tensor, "b 1 t"]) -> None:
         room = torch.full_like(faces, -1)
@@ -131,7 +146,7 @@ class _Writing:
         prompt, sampling = request.prompt, request.chooser.sampling
         batch = len(prompt)
         self.limit = min(request.max_seq_len, (sampling.max_faces or request.max_seq_len) * self.tokens)
-        self.codes = torch.nn.functional.pad(prompt, (0, self.limit + self.tokens - prompt.shape[1]), value=-1)
+        self.codes = F.pad(prompt, (0, self.limit + self.tokens - prompt.shape[1]), value=-1)
         self.lengths = (prompt >= 0).sum(dim=1)
         self.reasons = [""] * batch
         self.active = torch.arange(batch, device=model.device)

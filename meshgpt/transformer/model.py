@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +10,9 @@ from einops import rearrange, repeat
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from meshgpt.transformer.cache import StackCache
 from meshgpt.transformer.config import MeshTransformerConfig
+from meshgpt.transformer.features import DistanceBias, FaceFeatures
 from meshgpt.transformer.heads import CodeEmbedding, CodeHead
 from meshgpt.transformer.stack import Stack
 
@@ -30,8 +33,9 @@ class FaceForm:
     """What a model must know of a tokenizer: how many codes there are, and how those of a face fall on its corners."""
 
     vocab_size: int
-    corners: int
+    corners: int  # that the codes fall on; 1 where they do not
     tokens_per_corner: int
+    face_corners: int  # 3 or 4
 
     @property
     def tokens(self) -> int:
@@ -46,9 +50,10 @@ class FaceWriter(nn.Module):
     arXiv:2311.15475; departs from the paper in that a coarse step is a face, not a code).
     """
 
-    def __init__(self, config: MeshTransformerConfig, form: FaceForm):
+    def __init__(self, config: MeshTransformerConfig, form: FaceForm, decode_faces: Callable[[Tensor], Tensor]):
+        """`decode_faces`: codes (f t) of single faces -> their corners (f k 3), for what is told of faces' geometry."""
         super().__init__()
-        self.config, self.form = config, form
+        self.config, self.form, self._decode_faces = config, form, decode_faces
         self.vocab_size, self.tokens_per_face = form.vocab_size, form.tokens
         coarse, fine = config.dims
         self.code_embed = CodeEmbedding(form.vocab_size, fine, config.code_digits)
@@ -56,6 +61,10 @@ class FaceWriter(nn.Module):
         self.level_embed = nn.Parameter(0.1 * torch.randn(form.tokens_per_corner, fine))
         self.position_embed = nn.Embedding(config.max_seq_len, fine) if config.abs_pos_emb else None
         self.to_face = nn.Sequential(nn.Linear(form.tokens * fine, coarse), nn.LayerNorm(coarse))
+        context = (config.fine_context_faces, form.tokens, fine)
+        self.context_embed = nn.Parameter(0.1 * torch.randn(context)) if config.fine_context_faces else None
+        self.features = FaceFeatures(config.face_features, form.face_corners, coarse) if config.face_features else None
+        self.distance_bias = DistanceBias(config.attn_heads) if config.distance_bias else None
         self.start_tokens = nn.Parameter(torch.randn(config.num_sos_tokens, coarse))
         self.coarse = Stack(config.coarse_stack)
         self.to_fine = nn.Linear(coarse, fine) if coarse != fine else nn.Identity()
@@ -124,9 +133,18 @@ class FaceWriter(nn.Module):
         conditions = self.conditions(faces, embedded)
         begun = F.pad(faces[..., 0] >= 0, (1, 0), value=True)
         group_rows, group_faces = torch.nonzero(begun, as_tuple=True)
-        inputs = F.pad(embedded, (0, 0, 0, 0, 0, 1))[group_rows, group_faces, :-1]
+        past = self.config.fine_context_faces
+        padded = F.pad(embedded, (0, 0, 0, 0, past, 1))
+        before = [padded[group_rows, group_faces + index] for index in range(past)]
         first = rearrange(conditions[group_rows, group_faces], "g d -> g 1 d")
-        return self.fine(torch.cat((first, inputs), dim=1)), group_rows, group_faces
+        sequence = [*self.fine_context(before), first, padded[group_rows, group_faces + past, :-1]]
+        return self.fine(torch.cat(sequence, dim=1))[:, -self.tokens_per_face :], group_rows, group_faces
+
+    def fine_context(self, before: list[Tensor]) -> list[Tensor]:
+        """What stands before a face in the fine stack's sequence: the embedded codes (b t d) of the faces before it."""
+        if self.context_embed is None:
+            return []
+        return [face + place for face, place in zip(before, self.context_embed, strict=True)]
 
     def embed(self, faces: Int[Tensor, "b nf t"], first_face: torch.Tensor | None = None) -> Float[Tensor, "b nf t d"]:
         """Code, corner, level and (where the config says so) sequence position of each code; padding reads as code 0.
@@ -142,15 +160,51 @@ class FaceWriter(nn.Module):
         place = face[..., None] * self.tokens_per_face + torch.arange(faces.shape[2], device=faces.device)
         return embedded + self.position_embed(place.clamp(max=self.config.max_seq_len - 1))
 
-    def face_tokens(self, faces: Int[Tensor, "b nf t"], embedded: Float[Tensor, "b nf t d"]) -> Float[Tensor, "b nf e"]:
+    def coarse_inputs(self, faces: Int[Tensor, "b nf t"], embedded: Float[Tensor, "b nf t d"]) -> "CoarseInputs":
         """The coarse stack's input for each face, from that face alone."""
-        return self.to_face(rearrange(embedded, "b nf t d -> b nf (t d)"))
+        tokens = self.to_face(rearrange(embedded, "b nf t d -> b nf (t d)"))
+        if self.features is None and self.distance_bias is None:
+            return CoarseInputs(tokens, None)
+        whole = faces[..., -1] >= 0
+        with torch.no_grad():
+            corners = self._decode_faces(faces[whole])
+        if self.features is not None:
+            told = self.features(corners)
+            tokens = tokens.index_put(torch.nonzero(whole, as_tuple=True), told.to(tokens.dtype), accumulate=True)
+        centres = tokens.new_zeros(*whole.shape, 3, dtype=torch.float32)
+        centres[whole] = corners.float().mean(dim=1)
+        return CoarseInputs(tokens, centres)
+
+    def with_starts(self, inputs: "CoarseInputs") -> "CoarseInputs":
+        """Start tokens before the faces."""
+        starts = repeat(self.start_tokens, "n e -> b n e", b=len(inputs.tokens))
+        places = None if inputs.places is None else F.pad(inputs.places, (0, 0, starts.shape[1], 0))
+        return CoarseInputs(torch.cat((starts, inputs.tokens), dim=1), places)
 
     def conditions(self, faces: Int[Tensor, "b nf t"], embedded: Float[Tensor, "b nf t d"]) -> Float[Tensor, "b nf1 d"]:
         """What the coarse stack says about each next face, from all faces before it: (b, nf + 1, fine width)."""
-        starts = repeat(self.start_tokens, "n e -> b n e", b=len(faces))
-        sequence = torch.cat((starts, self.face_tokens(faces, embedded)), dim=1)
-        return self.to_fine(self.coarse(sequence)[:, self.config.num_sos_tokens - 1 :])
+        inputs, bias = self.with_starts(self.coarse_inputs(faces, embedded)), None
+        if self.distance_bias is not None and inputs.places is not None:
+            positions = torch.arange(inputs.tokens.shape[1], device=faces.device).expand(len(faces), -1)
+            bias = self.distance_bias(inputs.places, positions, inputs.places, self.config.num_sos_tokens)
+        return self.to_fine(self.coarse(inputs.tokens, bias)[:, self.config.num_sos_tokens - 1 :])
+
+    def coarse_step(self, inputs: "CoarseInputs", cache: StackCache) -> Float[Tensor, "b n d"]:
+        """The same for the next inputs of each row, after those that the cache holds."""
+        bias = None
+        if self.distance_bias is not None and inputs.places is not None:
+            positions = cache.positions(inputs.tokens.shape[1])
+            seen = cache.write_places(inputs.places)
+            bias = self.distance_bias(inputs.places, positions, seen, self.config.num_sos_tokens)
+        return self.to_fine(self.coarse.step(inputs.tokens, cache, bias))
+
+
+@dataclasses.dataclass(frozen=True)
+class CoarseInputs:
+    """tokens: (b n e). places: (b n 3), the centre of each face, where the model asks for it."""
+
+    tokens: Tensor
+    places: Tensor | None
 
 
 def fold_faces(codes: Int[Tensor, "b n"], tokens_per_face: int) -> Int[Tensor, "b nf t"]:

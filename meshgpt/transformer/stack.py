@@ -4,16 +4,22 @@ Attention and feed-forward layers are those of an `x_transformers.Decoder`, whic
 the same weights run here, because that package's cache concatenates and rotates all keys again at each step.
 """
 
+import itertools
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange, reduce, repeat
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from x_transformers import Decoder
 from x_transformers.x_transformers import Attention
 
 from meshgpt.transformer.cache import StackCache
 from meshgpt.transformer.config import StackSpec
+from meshgpt.transformer.recurrence import Recurrence
+from meshgpt.transformer.reversible import run_reversibly
 
 ROTARY_BASE = 10_000.0
 
@@ -24,28 +30,41 @@ class Stack(nn.Module):
     def __init__(self, spec: StackSpec):
         super().__init__()
         self.spec = spec
-        self.parts = nn.ModuleList(_decoder(spec, kinds) for kinds in _runs(spec.layers))
+        runs = [tuple(run) for _, run in itertools.groupby(spec.layers, key=lambda kind: kind == "recurrence")]
+        self.parts = nn.ModuleList()
+        for run in runs:
+            self.parts.extend([Recurrence(spec.dim) for _ in run] if run[0] == "recurrence" else [_decoder(spec, run)])
         self.rotary_dim = max(spec.dim_head // 2, min(32, spec.dim_head)) // 2 * 2 if spec.rotary else 0
 
     def forward(self, x: Float[Tensor, "b n d"], bias: torch.Tensor | None = None) -> Float[Tensor, "b n d"]:
         """Causal over all n positions. `bias`: (b h n n), added to the attention scores."""
         angles = self.angles(torch.arange(x.shape[1], device=x.device)[None])
+        ours = self.spec.reversible or (self.spec.checkpointing and self.training)
         for part in self.parts:
-            x = part(x, rotary_pos_emb=None if angles is None else (angles, 1.0), attn_bias=bias)
+            if isinstance(part, Recurrence):
+                x = checkpoint(part, x, use_reentrant=False) if ours and self.training else part(x)
+            elif ours:
+                x = DecoderRun(cast(Decoder, part), self.spec, angles, None, bias)(x)
+            else:
+                x = part(x, rotary_pos_emb=None if angles is None else (angles, 1.0), attn_bias=bias)
         return x
 
     def step(
         self, x: Float[Tensor, "b n d"], cache: StackCache, bias: torch.Tensor | None = None
     ) -> Float[Tensor, "b n d"]:
-        """The same for the next n tokens of each row, after those that `cache` holds; advances the cache."""
-        n = x.shape[1]
-        angles = self.angles(cache.positions(n))
-        mask = _step_mask(cache, n, self.spec.num_mem_kv)
-        layer = 0
+        """The same for the next n tokens of each row, after those that `cache` holds; advances the cache.
+
+        `bias`: (b h n m), m = the longest row with the new tokens.
+        """
+        angles, mask = self.angles(cache.positions(x.shape[1])), _step_mask(cache, x.shape[1], self.spec.num_mem_kv)
+        cache.start_pass()
         for part in self.parts:
-            run = DecoderRun(part, angles, mask, bias, cache, layer)
-            x, layer = run(x), run.layer
-        cache.advance(n)
+            if isinstance(part, Recurrence):
+                x, states = part.step(x, cache.state())
+                cache.put_states(states)
+            else:
+                x = DecoderRun(cast(Decoder, part), self.spec, angles, mask, bias, cache)(x)
+        cache.advance(x.shape[1])
         return x
 
     def angles(self, positions: Int[Tensor, "b n"]) -> torch.Tensor | None:
@@ -55,10 +74,6 @@ class Stack(nn.Module):
         channel = torch.arange(0, self.rotary_dim, 2, device=positions.device, dtype=torch.float32)
         frequencies = ROTARY_BASE ** (-channel / self.rotary_dim)
         return (positions[..., None].float() * frequencies).repeat_interleave(2, dim=-1)
-
-
-def _runs(kinds: tuple[str, ...]) -> list[tuple[str, ...]]:
-    return [kinds]
 
 
 def _decoder(spec: StackSpec, kinds: tuple[str, ...]) -> Decoder:
@@ -81,52 +96,80 @@ def _decoder(spec: StackSpec, kinds: tuple[str, ...]) -> Decoder:
 
 
 class DecoderRun:
-    """One pass through the layers of a Decoder by our own arithmetic."""
+    """One pass through the layers of a Decoder by our own arithmetic: with a cache, checkpointed, or reversibly."""
 
     def __init__(
-        self, decoder: Decoder, angles: Tensor | None, mask: Tensor | None, bias: Tensor | None,
-        cache: StackCache | None = None, layer: int = 0,
-    ):  # fmt: skip
-        self.decoder, self.bias, self.cache, self.layer = decoder, bias, cache, layer
+        self,
+        decoder: Decoder,
+        spec: StackSpec,
+        angles: Tensor | None,
+        mask: Tensor | None,
+        bias: Tensor | None,
+        cache: StackCache | None = None,
+    ):
+        self.decoder, self.spec, self.cache = decoder, spec, cache
         self.rotation = None if angles is None else (angles.cos()[:, None], angles.sin()[:, None])
-        self.mask = mask
-        self.first_values: Tensor | None = None
+        self.mask = _with_bias(mask, bias, spec.num_mem_kv)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        decoder, streams = self.decoder, self.decoder.num_residual_streams
+    def __call__(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        decoder, streams = self.decoder, self.spec.num_residual_streams
+        if self.spec.reversible:
+            return decoder.final_norm(self._reversible(x))
         if streams > 1:
-            x = rearrange(x[:, None] + decoder.stream_emb[None, :, None], "b s n d -> (b s) n d")
-        for kind, (norms, block, residual) in zip(decoder.layer_types, decoder.layers, strict=True):
-            x, kept, residual_options = residual.prepare(x)
-            x = norms[0](x)
-            x = self.attend(block, x) if kind == "a" else block(x)
-            x = residual(x, kept, **residual_options)
+            x = rearrange(x[:, None] + cast(Tensor, decoder.stream_emb)[None, :, None], "b s n d -> (b s) n d")
+        values = None
+        for index in range(len(decoder.layers)):
+            if self.spec.checkpointing and decoder.training and self.cache is None:
+                x, values = checkpoint(self.layer, index, x, values, use_reentrant=False)  # type: ignore[misc]
+            else:
+                x, values = self.layer(index, x, values)
         if streams > 1:
             x = reduce(x, "(b s) n d -> b n d", "sum", s=streams)
         return decoder.final_norm(x)
 
-    def attend(self, block: Attention, x: Tensor) -> Tensor:
-        q, k, v = (
-            rearrange(to(x), "b n (h d) -> b h n d", h=block.heads) for to in (block.to_q, block.to_k, block.to_v)
-        )
-        if self.decoder.add_value_residual:
-            if self.first_values is None:
-                self.first_values = v
-            else:
-                v = self.first_values.lerp(v, block.to_value_residual_mix(x))
+    def layer(self, index: int, x: Tensor, values: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """One layer with its residual path; `values` are those of the first attention, which later ones may mix in."""
+        norms, block, residual = self.decoder.layers[index]  # type: ignore[misc]
+        x, kept, residual_options = residual.prepare(x)
+        if isinstance(block, Attention):
+            out, values = self.attend(block, norms[0](x), values)
+        else:
+            out = block(norms[0](x))
+        return residual(out, kept, **residual_options), values
+
+    def _reversible(self, x: Tensor) -> Tensor:
+        branches = [self._branch(index) for index in range(len(self.decoder.layers))]
+        modules = [nn.ModuleList(layer) for layer in self.decoder.layers]  # type: ignore[arg-type]
+        bias = self.mask if self.mask is not None and self.mask.requires_grad else None
+        return run_reversibly(x, branches, modules, bias, keep=self.cache is not None or not self.decoder.training)
+
+    def _branch(self, index: int):
+        norms, block, _ = self.decoder.layers[index]  # type: ignore[misc]
+        if isinstance(block, Attention):
+            return lambda x: self.attend(block, norms[0](x), None)[0]
+        return lambda x: block(norms[0](x))
+
+    def attend(self, block: Attention, x: Tensor, first: Tensor | None) -> tuple[Tensor, Tensor]:
+        to_qkv = (block.to_q, block.to_k, block.to_v)
+        q, k, v = (rearrange(to(x), "b n (h d) -> b h n d", h=block.heads) for to in to_qkv)
+        own = v
+        if self.spec.value_residual and first is not None:
+            v = first.lerp(v, block.to_value_residual_mix(x))
         if self.rotation is not None:
             q, k = rotate(q, *self.rotation), rotate(k, *self.rotation)
         if self.cache is not None:
-            k, v = self.cache.write(self.layer, k, v)
-            self.layer += 1
+            k, v = self.cache.write(k, v)
         if block.num_mem_kv:
-            k, v = (
-                torch.cat((repeat(m, "h n d -> b h n d", b=x.shape[0]), t), dim=2)
-                for m, t in ((block.mem_k, k), (block.mem_v, v))
-            )
-        causal = self.mask is None and x.shape[1] > 1
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=self.mask, is_causal=causal)
-        return block.to_out(rearrange(out, "b h n d -> b n (h d)"))
+            memory = (repeat(m, "h n d -> b h n d", b=len(x)) for m in (block.mem_k, block.mem_v))
+            k, v = (torch.cat(pair, dim=2) for pair in zip(memory, (k, v), strict=True))
+        mask = self.mask
+        if mask is None and block.num_mem_kv and q.shape[2] > 1:
+            seen = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=x.device)
+            mask = seen.tril(k.shape[2] - q.shape[2])
+        dropout = self.spec.dropout if self.decoder.training else 0.0
+        causal = mask is None and q.shape[2] > 1
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal)
+        return block.to_out(rearrange(out, "b h n d -> b n (h d)")), own if first is None else first
 
 
 def rotate(x: Float[Tensor, "b h n d"], cos: torch.Tensor, sin: torch.Tensor) -> Float[Tensor, "b h n d"]:
@@ -137,10 +180,20 @@ def rotate(x: Float[Tensor, "b h n d"], cos: torch.Tensor, sin: torch.Tensor) ->
     return torch.cat(((turned * cos + quarter * sin).to(x.dtype), rest), dim=-1)
 
 
+def _with_bias(mask: Tensor | None, bias: Tensor | None, num_mem_kv: int) -> Tensor | None:
+    """One thing to add to or to mask the scores with; memory positions get no bias."""
+    if bias is None:
+        return mask
+    n, m = bias.shape[-2:]
+    seen = (
+        torch.ones(n, m, dtype=torch.bool, device=bias.device).tril(m - n) if mask is None else mask[..., num_mem_kv:]
+    )
+    return F.pad(bias.masked_fill(~seen, -torch.inf), (num_mem_kv, 0))
+
+
 def _step_mask(cache: StackCache, n: int, num_mem_kv: int) -> Tensor | None:
     """(b 1 n m), True where a key may be seen; None where a plain or a causal attention says the same."""
-    simple = cache.shared_length is not None and (n == 1 or (cache.shared_length == 0 and not num_mem_kv))
-    if simple:
+    if cache.shared_length is not None and (n == 1 or cache.shared_length == 0):
         return None
     keys = torch.arange(cache.max_length + n, device=cache.lengths.device)
     mask = keys <= cache.positions(n)[:, :, None]

@@ -31,6 +31,15 @@ class _Held:
         return self
 
 
+class _FaceDecoder(_Held):
+    """A tokenizer's single faces, wherever it computes; it stays as it was."""
+
+    def __call__(self, codes: Tensor) -> Tensor:
+        with as_in_evaluation(self.value) as tokenizer:
+            corners = tokenizer.decode_faces_alone(codes.to(tokenizer_device(tokenizer, codes.device)))
+        return corners.to(codes.device)
+
+
 class MeshTransformer(FaceWriter, Pretrained):
     """Writes the codes of a tokenizer face by face.
 
@@ -47,7 +56,7 @@ class MeshTransformer(FaceWriter, Pretrained):
         form = face_form(tokenizer)
         if config.max_seq_len < form.tokens:
             raise ConfigError(f"max_seq_len = {config.max_seq_len} is less than one face, which is {form.tokens} codes")
-        super().__init__(config, form)
+        super().__init__(config, form, _FaceDecoder(tokenizer))
         self._held = _Held(tokenizer)
 
     @property
@@ -230,7 +239,7 @@ def face_form(tokenizer: Any) -> FaceForm:
             "use a tokenizer whose tokens_per_face is a number"
         )
     whole = tokens % corners == 0
-    return FaceForm(tokenizer.vocab_size, corners if whole else 1, tokens // corners if whole else tokens)
+    return FaceForm(tokenizer.vocab_size, *((corners, tokens // corners) if whole else (1, tokens)), corners)
 
 
 def tokenizer_device(tokenizer: Any, default: torch.device) -> torch.device:

@@ -1,0 +1,68 @@
+"""Layers whose inputs are reconstructed from their outputs in the backward pass, so that depth costs no memory."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+Branch = Callable[[Tensor], Tensor]
+
+
+def run_reversibly(
+    x: Float[Tensor, "b n d"],
+    branches: Sequence[Branch],
+    modules: Sequence[nn.Module],
+    shared: torch.Tensor | None = None,
+    keep: bool = False,
+) -> Float[Tensor, "b n d"]:
+    """Two streams that branches add to in turn, each from the other; their mean (Gomez et al., arXiv:1707.04585).
+
+    `modules`: those that own the parameters of each branch. `shared`: a tensor that branches use and that wants a
+    gradient.
+    `keep` runs the same arithmetic and leaves the gradients to autograd, which keeps all activations.
+    """
+    if keep or not torch.is_grad_enabled():
+        one, two = _run(x, branches)
+    else:
+        parameters = [list(module.parameters()) for module in modules]
+        flat = [p for group in parameters for p in group]
+        one, two = _Reversible.apply(branches, parameters, x, shared, *flat)  # type: ignore[misc]
+    return (one + two) / 2
+
+
+def _run(x: Tensor, branches: Sequence[Branch]) -> tuple[Tensor, Tensor]:
+    one, two = x, x
+    for branch in branches:
+        one, two = two, one + branch(two)
+    return one, two
+
+
+class _Reversible(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, branches: Any, parameters: Any, x: Tensor, shared: Any, *flat: Tensor) -> Any:
+        one, two = _run(x.detach(), branches)
+        ctx.branches, ctx.parameters, ctx.shared = branches, parameters, shared
+        ctx.save_for_backward(one, two)
+        return one, two
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        (one, two), (grad_one, grad_two) = ctx.saved_tensors, gradients
+        parameter_grads: list[Tensor | None] = []
+        shared_grad = None
+        for branch, parameters in zip(reversed(ctx.branches), reversed(ctx.parameters), strict=True):
+            with torch.enable_grad():
+                source = one.detach().requires_grad_()
+                out = branch(source)
+            wanted = [source, *parameters] + ([] if ctx.shared is None else [ctx.shared])
+            found = list(torch.autograd.grad(out, wanted, grad_two, allow_unused=True))
+            if ctx.shared is not None:
+                part = found.pop()
+                shared_grad = part if shared_grad is None else shared_grad if part is None else shared_grad + part
+            source_grad, *grads = found
+            parameter_grads = [*grads, *parameter_grads]
+            one, two = two - out.detach(), one
+            grad_one, grad_two = grad_two, grad_one + source_grad
+        return None, None, grad_one + grad_two, shared_grad, *parameter_grads
