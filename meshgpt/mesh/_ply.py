@@ -29,7 +29,8 @@ def read_ply(data: bytes, limits: ReadLimits) -> Polygons:
             if not lists and element.count:
                 raise MeshFileError(f"{element.name.decode()} has no list property vertex_indices")
             if lists:
-                corners, sizes = _as_indices(*lists[0], element.name)
+                values, lengths = lists[0]
+                corners, sizes = _as_indices(values, lengths, element.name)
     return Polygons(points, corners, sizes)
 
 
@@ -79,7 +80,7 @@ class _Ascii:
         return _rows(element, self)
 
     def value(self, kind: str, element: Element) -> float:
-        return self._take(1, element)[0]
+        return float(self._take(1, element)[0])
 
     def values(self, kind: str, count: int, element: Element) -> np.ndarray:
         return self._take(count, element)
@@ -133,7 +134,7 @@ class _Binary:
         return sizes
 
     def value(self, kind: str, element: Element) -> float:
-        return self.values(kind, 1, element)[0]
+        return float(self.values(kind, 1, element)[0])
 
     def values(self, kind: str, count: int, element: Element) -> np.ndarray:
         dtype = np.dtype(self.order + kind)

@@ -8,6 +8,7 @@ import os
 import re
 import stat
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, no_type_check
 from urllib.parse import unquote
@@ -64,11 +65,11 @@ def read_mesh(source, *, quads=False, up="y", merge=True, limits=None, file_type
     try:
         data = _content(source, limits)
         kind = _forced(file_type) if file_type is not None else _kind_of(data, name)
-        polygons = _parse(kind, data, limits, _opener(folder, limits))
+        polygons = _parse(kind, data, limits, partial(_open_buffer, folder, limits))
         limits.check_polygons(polygons)
         return _assembled(polygons, quads, up, merge)
     except MeshFileError as error:
-        raise type(error)(f"{name}: {error}") from error
+        raise type(error)(f"{name}: {error}") from error.__cause__
     except OSError as error:
         raise MeshFileError(f"{name}: cannot be opened ({error.strerror or error})") from error
     except Exception as error:  # whatever damage the checks do not name, running out of memory or stack included
@@ -160,19 +161,15 @@ def _kind_of(data: bytes, name: str) -> str:
     raise MeshFileError(f"looks like none of {', '.join(FORMATS)} (it begins with {data[:16]!r})")
 
 
-def _opener(folder: Path | None, limits: ReadLimits) -> Callable[[str], bytes]:
-    """Opens the external buffers of a .gltf: relative addresses that stay within its own folder."""
-
-    def open_buffer(uri: str) -> bytes:
-        path = PurePosixPath(unquote(uri))
-        outside = path.is_absolute() or ".." in path.parts or any(mark in str(path) for mark in ("\\", ":", "\0"))
-        if folder is None:
-            raise MeshFileError(f"needs the file {uri!r}; read it by its path, or save it as .glb")
-        if outside or not (folder / path).resolve().is_relative_to(folder.resolve()):
-            raise MeshFileError(f"needs {uri!r}, which is not in its own folder; save it as .glb")
-        try:
-            return _read_file(folder / path, limits)
-        except OSError as error:
-            raise MeshFileError(f"needs the file {uri!r} beside it ({error.strerror or error})") from error
-
-    return open_buffer
+def _open_buffer(folder: Path | None, limits: ReadLimits, uri: str) -> bytes:
+    """An external buffer of a .gltf: a relative address that stays within its own folder."""
+    if folder is None:
+        raise MeshFileError(f"needs the file {uri!r}; read it by its path, or save it as .glb")
+    path = PurePosixPath(unquote(uri))
+    outside = path.is_absolute() or ".." in path.parts or any(mark in str(path) for mark in ("\\", ":", "\0"))
+    if outside or not (folder / path).resolve().is_relative_to(folder.resolve()):
+        raise MeshFileError(f"needs {uri!r}, which is not in its own folder; save it as .glb")
+    try:
+        return _read_file(folder / path, limits)
+    except OSError as error:
+        raise MeshFileError(f"needs the file {uri!r} beside it ({error.strerror or error})") from error

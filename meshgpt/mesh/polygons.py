@@ -139,39 +139,45 @@ def _clip_ears(flat: np.ndarray) -> np.ndarray:
     Where no ear is left (a polygon that crosses itself) the least bad corner is cut, so that it always ends.
     """
     m, n = flat.shape[:2]
-    every = np.arange(m)
-    before, after = (np.tile(np.roll(np.arange(n), shift), (m, 1)) for shift in (1, -1))
-    alive = np.ones((m, n), dtype=bool)
-    turn, cost = np.empty((m, n)), np.empty((m, n))
-
-    def refresh(rows: np.ndarray, corners: np.ndarray) -> None:
-        a, b, c = (flat[rows, i] for i in (before[rows, corners], corners, after[rows, corners]))
-        blocked = _contains_reflex(a, b, c, flat[rows], alive[rows] & (turn[rows] <= EPSILON))
-        bends = turn[rows, corners]
-        penalty = np.select([bends < -EPSILON, bends <= EPSILON, blocked], [1e9, 1e6, 1e3], 0.0)
-        cost[rows, corners] = np.linalg.norm(a - c, axis=1) + penalty
-
-    def measure(rows: np.ndarray, corners: np.ndarray) -> None:
-        a, b, c = (flat[rows, i] for i in (before[rows, corners], corners, after[rows, corners]))
-        turn[rows, corners] = _cross(b - a, c - b)
-
-    rows, corners = (grid.reshape(-1) for grid in np.indices((m, n)))
-    measure(rows, corners)
-    step = max(1, MAX_PAIRS // n)
-    for i in range(0, m * n, step):
-        refresh(rows[i : i + step], corners[i : i + step])
-
+    ring, every = _Ring(flat), np.arange(m)
     triangles = np.empty((m, n - 2, 3), dtype=np.int64)
     for i in range(n - 2):
-        ear = cost.argmin(axis=1)
-        a, c = before[every, ear], after[every, ear]
+        ear = ring.cost.argmin(axis=1)
+        a, c = ring.before[every, ear], ring.after[every, ear]
         triangles[:, i] = np.stack((a, ear, c), axis=1)
-        alive[every, ear], cost[every, ear] = False, np.inf
-        after[every, a], before[every, c] = c, a
-        neighbours = np.concatenate((every, every)), np.concatenate((a, c))
-        measure(*neighbours)
-        refresh(*neighbours)
+        ring.remove(every, ear)
+        ring.measure(np.concatenate((every, every)), np.concatenate((a, c)))
     return triangles
+
+
+class _Ring:
+    """What is left of polygons (m, n, 2) while ears are cut: neighbours, turns and the cost of cutting each corner."""
+
+    def __init__(self, flat: np.ndarray):
+        m, n = flat.shape[:2]
+        self.flat = flat
+        self.before, self.after = (np.tile(np.roll(np.arange(n), shift), (m, 1)) for shift in (1, -1))
+        self.alive = np.ones((m, n), dtype=bool)
+        self.turn = _cross(flat - np.roll(flat, 1, axis=1), np.roll(flat, -1, axis=1) - flat)
+        self.cost = np.empty((m, n))
+        rows, corners = (grid.reshape(-1) for grid in np.indices((m, n)))
+        step = max(1, MAX_PAIRS // n)
+        for i in range(0, m * n, step):
+            self.measure(rows[i : i + step], corners[i : i + step])
+
+    def remove(self, rows: np.ndarray, corners: np.ndarray) -> None:
+        a, c = self.before[rows, corners], self.after[rows, corners]
+        self.alive[rows, corners], self.cost[rows, corners] = False, np.inf
+        self.after[rows, a], self.before[rows, c] = c, a
+
+    def measure(self, rows: np.ndarray, corners: np.ndarray) -> None:
+        """Turn and cost of some corners: the length of the diagonal, and a penalty for what is no ear."""
+        a, b, c = (self.flat[rows, i] for i in (self.before[rows, corners], corners, self.after[rows, corners]))
+        self.turn[rows, corners] = bends = _cross(b - a, c - b)
+        reflex = self.alive[rows] & (self.turn[rows] <= EPSILON)
+        blocked = _contains_reflex(a, b, c, self.flat[rows], reflex)
+        penalty = np.select([bends < -EPSILON, bends <= EPSILON, blocked], [1e9, 1e6, 1e3], 0.0)
+        self.cost[rows, corners] = np.linalg.norm(a - c, axis=1) + penalty
 
 
 def _contains_reflex(a: np.ndarray, b: np.ndarray, c: np.ndarray, points: np.ndarray, reflex: np.ndarray) -> np.ndarray:

@@ -1,0 +1,516 @@
+"""Damaged and hostile files give a valid mesh or a `MeshFileError` that names the file, and nothing else."""
+
+import json
+import resource
+import struct
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from meshgpt.errors import MeshFileError, MeshLimitError
+from meshgpt.mesh.files import FORMATS, ReadLimits, read_mesh, write_mesh
+from meshgpt.mesh.mesh import Mesh
+
+CUBE = Mesh(
+    np.array([[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)], dtype=float),
+    np.array([[0, 1, 3, 2], [4, 6, 7, 5], [0, 4, 5, 1], [2, 3, 7, 6], [0, 2, 6, 4], [1, 5, 7, -1], [1, 7, 3, -1]]),
+)
+SECONDS, BYTES = 2.0, 300e6
+
+
+@pytest.fixture(scope="module")
+def valid(tmp_path_factory):
+    """One cube in each format, as `write_mesh` writes it, and a few more ways to write them."""
+    folder = tmp_path_factory.mktemp("valid")
+    files = {kind: write_mesh(CUBE, folder / f"cube.{kind}").read_bytes() for kind in FORMATS}
+    return {**files, "ascii.ply": ascii_ply(), "ascii.stl": ascii_stl()}
+
+
+def ascii_ply() -> bytes:
+    header = ["ply", "format ascii 1.0", "element vertex 8", *(f"property float {axis}" for axis in "xyz")]
+    header += ["element face 7", "property list uchar int vertex_index", "end_header"]
+    rows = [" ".join(map(str, row)) for row in CUBE.vertices.tolist()]
+    faces = [[corner for corner in face if corner >= 0] for face in CUBE.faces.tolist()]
+    rows += [" ".join(map(str, (len(face), *face))) for face in faces]
+    return "\n".join(header + rows).encode() + b"\n"
+
+
+def ascii_stl() -> bytes:
+    lines = ["solid cube"]
+    for triangle in CUBE.triangulated().vertices[CUBE.triangulated().faces].tolist():
+        lines += ["facet normal 0 0 0", " outer loop", *(f"  vertex {x} {y} {z}" for x, y, z in triangle)]
+        lines += [" endloop", "endfacet"]
+    return "\n".join([*lines, "endsolid cube", ""]).encode()
+
+
+def outcome(data: bytes, **options) -> str:
+    """'mesh' or 'refused'; anything else fails the test."""
+    try:
+        mesh = read_mesh(data, **options)
+    except MeshFileError as error:
+        assert str(error).startswith(f"<{len(data)} bytes>: ")
+        assert len(str(error)) < 400 and "TypeCheck" not in str(error)
+        return "refused"
+    assert mesh.num_faces > 0 and np.isfinite(mesh.vertices).all()
+    assert mesh.faces.max() < mesh.num_vertices and (mesh.faces[:, :3] >= 0).all()
+    assert np.abs(mesh.vertices).max() <= ReadLimits().max_coordinate
+    return "mesh"
+
+
+def assert_bounded(cases, **options) -> list[str]:
+    """Outcomes of all cases, each within the time and memory that a damaged file may take."""
+    outcomes, before = [], peak_memory()
+    for data in cases:
+        start = time.process_time()
+        outcomes.append(outcome(data, **options))
+        assert time.process_time() - start < SECONDS
+    assert peak_memory() - before < BYTES
+    return outcomes
+
+
+def peak_memory() -> int:
+    """The most bytes that this process has held so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def random_damage(data: bytes, count: int, seed: int):
+    """Copies with bytes flipped, overwritten, cut out or doubled."""
+    random = np.random.default_rng(seed)
+    for i in range(count):
+        at, length = int(random.integers(len(data))), int(random.integers(1, 9))
+        noise = random.integers(0, 256, length, dtype=np.uint8).tobytes()
+        bit = bytes([data[at] ^ (1 << int(random.integers(8)))])
+        middle = (bit + data[at + 1 : at + length], noise, b"", data[at : at + length] * 3)[i % 4]
+        yield data[:at] + middle + data[at + length :]
+
+
+@pytest.mark.parametrize("kind", [*FORMATS, "ascii.ply", "ascii.stl"])
+def test_a_file_cut_anywhere_is_refused_or_a_mesh(valid, kind):
+    data = valid[kind]
+    cases = [data[:length] for length in np.linspace(0, len(data) - 1, 60).astype(int)]
+    outcomes = assert_bounded(cases, file_type=kind[-3:] if kind != "gltf" else kind)
+    if kind in ("glb", "gltf", "stl", "ply", "ascii.stl", "off"):
+        assert (
+            outcomes.count("refused") >= 58
+        )  # an OBJ file that ends early is whole; an ASCII file may lack its last \n
+    assert outcome(data) == "mesh"
+
+
+@pytest.mark.parametrize("kind", [*FORMATS, "ascii.ply", "ascii.stl"])
+def test_random_damage_is_refused_or_a_mesh(valid, kind):
+    outcomes = assert_bounded(random_damage(valid[kind], 120, seed=len(kind)))
+    assert "refused" in outcomes
+
+
+@pytest.mark.parametrize("kind", ["obj", "off", "ascii.ply", "ascii.stl", "gltf"])
+@pytest.mark.parametrize(
+    "word", ["nan", "-inf", "1e308", "1e999", "-1", "0", "8", "9223372036854775808", "1.5", "x", ""]
+)
+def test_any_number_of_a_text_may_be_anything(valid, kind, word):
+    words = valid[kind].replace(b",", b" , ").replace(b":", b" : ").split(b" ")
+    numbers = [i for i, text in enumerate(words) if text.strip().strip(b"]}").replace(b".", b"").isdigit()]
+    picked = numbers[:: max(1, len(numbers) // 5)]
+    assert_bounded(b" ".join([*words[:i], word.encode(), *words[i + 1 :]]) for i in picked)
+
+
+@pytest.mark.parametrize("kind", ["glb", "stl", "ply"])
+@pytest.mark.parametrize("bits", [0x7FC00000, 0xFF800000, 0x7F7FFFFF, 0x7FFFFFFF, 0xFFFFFFFF, 0])
+def test_any_four_bytes_of_a_binary_file_may_be_anything(valid, kind, bits):
+    data = valid[kind]
+    places = range(0, len(data) - 3, 4 * max(1, len(data) // 4 // 12))
+    assert_bounded(data[:at] + struct.pack("<I", bits) + data[at + 4 :] for at in places)
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 9, 1000, 2**31 - 1, 2**32 - 1, 2**63, 10**30, -1])
+def test_a_count_that_the_bytes_do_not_hold_is_refused_before_memory_is_asked_for(valid, count):
+    number = str(count).encode()
+    cases = [valid[kind].replace(b"element vertex 8", b"element vertex " + number) for kind in ("ply", "ascii.ply")]
+    cases += [valid[kind].replace(b"element face 7", b"element face " + number) for kind in ("ply", "ascii.ply")]
+    cases += [valid["off"].replace(b"8 7 0", number + b" 7 0"), valid["off"].replace(b"8 7 0", b"8 " + number + b" 0")]
+    cases += [valid["gltf"].replace(b'"count":8', b'"count":' + number)]
+    cases += [valid["gltf"].replace(b'"byteLength":', b'"byteLength":%d,"was":' % count)]
+    if 0 <= count < 2**32:
+        cases += [valid["stl"][:80] + struct.pack("<I", count) + valid["stl"][84:]]
+        cases += [valid["glb"][:8] + struct.pack("<I", count) + valid["glb"][12:]]
+    outcomes = assert_bounded(cases)
+    if count > 9:
+        assert set(outcomes) == {"refused"}
+
+
+def gltf(**changes) -> bytes:
+    """A triangle as .gltf with embedded buffer, some of its top-level entries replaced."""
+    import base64
+
+    payload = np.eye(3, dtype="<f4").tobytes() + np.arange(3, dtype="<u2").tobytes() + b"\0\0"
+    document = {
+        "asset": {"version": "2.0"},
+        "scene": 0,
+        "scenes": [{"nodes": [0]}],
+        "nodes": [{"mesh": 0}],
+        "meshes": [{"primitives": [{"attributes": {"POSITION": 0}, "indices": 1}]}],
+        "accessors": [
+            {"bufferView": 0, "componentType": 5126, "count": 3, "type": "VEC3"},
+            {"bufferView": 1, "componentType": 5123, "count": 3, "type": "SCALAR"},
+        ],
+        "bufferViews": [
+            {"buffer": 0, "byteLength": 36},
+            {"buffer": 0, "byteOffset": 36, "byteLength": 6},
+        ],
+        "buffers": [
+            {"byteLength": 44, "uri": "data:application/octet-stream;base64," + base64.b64encode(payload).decode()}
+        ],
+    }
+    return json.dumps({**document, **changes}).encode()
+
+
+def places(value, path=()):
+    """The path of keys to every value of a JSON document."""
+    yield path
+    for key in value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
+        yield from places(value[key], (*path, key))
+
+
+def test_every_value_of_a_gltf_may_be_of_any_kind():
+    strange = [None, True, -1, 0, 1, 7, 2.5, 1e300, 10**400, "x", [], {}, [[]], [{}], [0], {"0": 0}, float("nan")]
+    cases = []
+    for path in places(json.loads(gltf())):
+        for value in strange:
+            root = {"": json.loads(gltf())}
+            parent = root
+            for key in ("", *path)[:-1]:
+                parent = parent[key]
+            parent[("", *path)[-1]] = value
+            cases.append(json.dumps(root[""]).encode())
+    assert len(cases) > 500
+    outcomes = assert_bounded(cases)
+    assert 0 < outcomes.count("mesh") < len(outcomes) / 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"asset": {"version": "1.0"}}, "asset.version '1.0'"),
+        ({"asset": {}}, "asset.version None"),
+        ({"scenes": 4}, "`scenes` is not a list"),
+        ({"nodes": [{"mesh": 5}]}, r"refers to meshes\[5\], but there are 1"),
+        ({"nodes": [5]}, r"nodes\[0\] is 5 and not an object"),
+        ({"nodes": [{"children": [1]}, {"children": [0]}]}, "must form a tree"),
+        ({"nodes": [{"children": [1, 1]}, {"mesh": 0}]}, "must form a tree"),
+        ({"nodes": [{"children": 1}]}, "children is not a list"),
+        ({"nodes": [{"mesh": 0, "scale": [1, 2]}]}, "scale is not 3 finite numbers"),
+        ({"nodes": [{"mesh": 0, "matrix": [float("nan")] * 16}]}, "matrix is not 16 finite numbers"),
+        ({"nodes": [{"mesh": 0, "extensions": {"EXT_mesh_gpu_instancing": {}}}]}, "EXT_mesh_gpu_instancing"),
+        ({"nodes": [{}]}, "without any triangles"),
+        ({"meshes": [{"primitives": [3]}]}, "a primitive that is not an object"),
+        ({"meshes": [{"primitives": [{}]}]}, "a primitive without positions"),
+        ({"meshes": [{"primitives": [{"attributes": {"POSITION": 0}, "mode": 1}]}]}, "without any triangles"),
+        ({"meshes": [{"primitives": [{"attributes": {"POSITION": 1}}]}]}, "VEC3 is needed"),
+        ({"meshes": [{"primitives": [{"attributes": {"POSITION": 9}}]}]}, r"refers to accessors\[9\]"),
+        ({"buffers": [{"byteLength": 44}]}, "neither a uri nor a binary chunk"),
+        ({"buffers": [{"byteLength": 44, "uri": 5}]}, "which is not text"),
+        ({"buffers": [{"byteLength": 44, "uri": "data:text/plain,abc"}]}, "not base64"),
+        ({"buffers": [{"byteLength": 44, "uri": "data:x;base64,!!"}]}, "damaged base64"),
+        ({"buffers": [{"byteLength": 44, "uri": "data:x;base64,AAAA"}]}, "44 bytes and holds 3"),
+        ({"buffers": [{"byteLength": -1, "uri": "data:x;base64,AAAA"}]}, "byteLength is -1"),
+    ],
+)
+def test_a_gltf_that_does_not_hang_together_says_why(changes, says):
+    with pytest.raises(MeshFileError, match=says):
+        read_mesh(gltf(**changes))
+
+
+POSITIONS = {"bufferView": 0, "componentType": 5126, "count": 3, "type": "VEC3"}
+INDICES = {"bufferView": 1, "componentType": 5123, "count": 3, "type": "SCALAR"}
+
+
+@pytest.mark.parametrize(
+    ("positions", "indices", "says"),
+    [
+        ({"count": 4}, {}, r"accessors\[0\] says 4 values"),
+        ({"count": 2}, {}, "refers to vertex 2, but there are 2"),
+        ({"byteOffset": 4}, {}, r"accessors\[0\] says 3 values"),
+        ({"bufferView": 7}, {}, r"refers to bufferViews\[7\]"),
+        ({"bufferView": None}, {}, r"refers to bufferViews\[None\]"),
+        ({"count": 2**40}, {}, "2000000 are allowed"),
+        ({}, {"count": 2}, "no multiple of 3"),
+        ({}, {"componentType": 5122}, "no unsigned whole numbers"),
+        ({"sparse": {"count": 4, "indices": {}, "values": {}}}, {}, "replaces 4 of 3 values"),
+        ({"sparse": {"count": 1}}, {}, "lacks its indices or values"),
+        ({"sparse": {"count": 1, "indices": {"componentType": 5126}, "values": {}}}, {}, "indices of the type 5126"),
+        ({"sparse": {"count": 1, "indices": {"componentType": 5123}, "values": {}}}, {}, "names no buffer view"),
+        (
+            {
+                "sparse": {
+                    "count": 1,
+                    "indices": {"bufferView": 1, "byteOffset": 4, "componentType": 5121},
+                    "values": {"bufferView": 0},
+                },
+                "count": 2,
+            },
+            {},
+            "replaces value 2 of 2",
+        ),
+    ],
+)
+def test_an_accessor_that_leaves_its_bytes_says_where(positions, indices, says):
+    with pytest.raises(MeshFileError, match=says):
+        read_mesh(gltf(accessors=[{**POSITIONS, **positions}, {**INDICES, **indices}]))
+
+
+def test_an_accessor_without_bytes_and_a_view_beyond_its_buffer_are_refused():
+    bare = {key: value for key, value in POSITIONS.items() if key != "bufferView"}
+    with pytest.raises(MeshFileError, match="names no buffer view"):
+        read_mesh(gltf(accessors=[bare, INDICES]))
+    with pytest.raises(MeshFileError, match="ends at byte 100 of a buffer of 44"):
+        read_mesh(gltf(bufferViews=[{"buffer": 0, "byteOffset": 64, "byteLength": 36}, {"buffer": 0, "byteLength": 6}]))
+
+
+def test_compressed_gltf_names_its_compression():
+    draco = {"attributes": {"POSITION": 0}, "extensions": {"KHR_draco_mesh_compression": {"bufferView": 0}}}
+    bare = {key: value for key, value in POSITIONS.items() if key != "bufferView"}
+    with pytest.raises(MeshFileError, match="KHR_draco_mesh_compression"):
+        read_mesh(gltf(meshes=[{"primitives": [draco]}], accessors=[bare]))
+    assert outcome(gltf(meshes=[{"primitives": [draco]}])) == "mesh"  # the same geometry is there uncompressed
+    packed = {"buffer": 0, "byteLength": 36, "extensions": {"EXT_meshopt_compression": {}}}
+    with pytest.raises(MeshFileError, match="EXT_meshopt_compression"):
+        read_mesh(gltf(bufferViews=[packed, {"buffer": 0, "byteLength": 6}]))
+
+
+@pytest.mark.parametrize(
+    ("skin", "attributes", "says"),
+    [
+        ({"joints": []}, {}, "has no joints"),
+        ({"joints": [9]}, {}, "the joint 9, which is no node of the scene"),
+        ({"joints": [0], "inverseBindMatrices": 3}, {}, "0 inverse bind matrices for 1 joints"),
+        ({"joints": [0]}, {"JOINTS_0": 2}, "has 1 joints, the vertices refer to others"),
+        ({"joints": [0]}, {"WEIGHTS_0": 4}, "without a weight"),
+    ],
+)
+def test_a_skin_that_does_not_fit_its_mesh_is_refused(skin, attributes, says):
+    four = {"bufferView": 0, "componentType": 5121, "count": 3, "type": "VEC4"}
+    accessors = [
+        POSITIONS,
+        {**four, "bufferView": 2},
+        {**four, "byteOffset": 1},
+        {**four, "componentType": 5126, "count": 0, "type": "MAT4"},
+        {**four, "bufferView": 2},
+        {**four, "componentType": 5121, "normalized": True},
+    ]
+    views = [{"buffer": 0, "byteLength": 36}, {"buffer": 0, "byteLength": 6}]
+    views.append({"buffer": 0, "byteOffset": 4, "byteLength": 12})  # zeros
+    primitive = {"attributes": {"POSITION": 0, "JOINTS_0": 1, "WEIGHTS_0": 5, **attributes}}
+    with pytest.raises(MeshFileError, match=says):
+        read_mesh(
+            gltf(
+                nodes=[{"mesh": 0, "skin": 0}],
+                skins=[skin],
+                meshes=[{"primitives": [primitive]}],
+                accessors=accessors,
+                bufferViews=views,
+            )
+        )
+
+
+def test_deep_and_wide_gltf_are_refused_or_read_without_recursion():
+    chain = [{"children": [i + 1]} for i in range(3000)] + [{"mesh": 0}]
+    assert outcome(gltf(nodes=chain)) == "mesh"
+    doubled = [{"children": [i + 1, i + 1]} for i in range(60)] + [{"mesh": 0}]
+    assert outcome(gltf(nodes=doubled)) == "refused"
+    with pytest.raises(MeshFileError, match="nested too deeply"):
+        read_mesh(b'{"asset":' + b"[" * 100_000, file_type="gltf")
+    with pytest.raises(MeshFileError, match="cannot be parsed"):
+        read_mesh(b'{"asset": {"version": ' + b"9" * 10_000 + b"}}")
+
+
+def glb(*chunks: tuple[int, bytes], version: int = 2) -> bytes:
+    body = b"".join(struct.pack("<II", len(data), kind) + data for kind, data in chunks)
+    return b"glTF" + struct.pack("<II", version, 12 + len(body)) + body
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"glTF\2\0\0\0", "header of a GLB file alone has 20"),
+        (glb((0x4E4F534A, b"{}      "), version=1), "GLB version 1"),
+        (glb((0x12345678, b"{}      ")), "no JSON chunk"),
+        (glb((0x4E4F534A, b"{}      "))[:-4], "the file is cut off"),
+        (glb((0x4E4F534A, b"{}      "))[:12] + struct.pack("<I", 99) + b"JSON{}      ", "a chunk at byte 12 says 99"),
+        (glb((0x4E4F534A, b"\xff\xfe{}    ")), "JSON cannot be parsed"),
+    ],
+)
+def test_a_glb_with_a_broken_frame_says_where(data, says):
+    with pytest.raises(MeshFileError, match=says):
+        read_mesh(data)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("v 0 0\nf 1 1 1", r"line 1 \('v 0 0'\) has 2 coordinates"),
+        ("v 0 0 x\nf 1 1 1", "line 1 holds what is not a number"),
+        ("v 0 0 0\nf 1 1", r"line 2 \('f 1 1'\) has 2 corners"),
+        ("v 0 0 0\nf 1 1 a", "not a whole number"),
+        ("v 0 0 0\nf 1 1 0", "refers to vertex 0; indices count from 1"),
+        ("v 0 0 0\nf 1 1 -2", "refers to vertex -2"),
+        ("v 0 0 0\nf 1 1 99999999999999999999", "refers to vertex 99999999999999999999"),
+        ("v 0 0 0\nf 1 1 4", "face 0 refers to vertex 3, but there are 1 vertices"),
+        ("v 0 0 0\nv nan 0 0\nf 1 1 2", "vertex 1 is .*must be finite"),
+        ("v 0 0 0\nv 1e12 0 0\nf 1 1 2", "beyond 1e.09"),
+        ("v 0 0 0\nf 1 1 1", "fewer than 3 different corners"),
+        ("v 0 0 0\nv 1 0 0", "2 points but no faces"),
+        ("o nothing\ng f 1 2 3", "no geometry"),
+    ],
+)
+def test_an_obj_says_which_line_is_wrong(text, says):
+    with pytest.raises(MeshFileError, match=says):
+        read_mesh(text.encode())
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("OFF", "counts of vertices and faces are missing"),
+        ("OFF BINARY\n1 1 1", "binary OFF"),
+        ("4OFF\n1 1 1", "only three dimensions"),
+        ("OFF\n3 x 0\n", "the line of counts holds"),
+        ("OFF\n3 1 0\n0 0 0\n0 0 0\n", "3 vertices, the file ends after 2|cannot hold"),
+        ("OFF\n3 1 0\n0 0 0\n0 0 0\n" + "#" * 99, "3 vertices, the file ends after 2"),
+        ("OFF\n1 2 0\n0 0 0\n3 0 0 0\n" + "#" * 99, "2 faces, the file ends after 1"),
+        ("OFF\n1 1 0\n0 0\n3 0 0 0\n", "vertex 0 .* has 2 coordinates"),
+        ("OFF\n1 1 0\n0 0 0\n3 0 0 \n", "should list 3 corners and has 2"),
+        ("OFF\n1 1 0\n0 0 0\n2 0 0\n0 0 0 0 0", "face 0 has 2 corners"),
+    ],
+)
+def test_an_off_says_which_row_is_wrong(text, says):
+    with pytest.raises(MeshFileError, match=says):
+        read_mesh(text.encode())
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "says"),
+    [
+        (b"end_header", b"end", "no end_header line"),
+        (b"ascii", b"ebcdic", "names no format that is known"),
+        (b"element face", b"elephant face", "'elephant face 7' is not understood"),
+        (b"list uchar int", b"list uchar", "is not understood"),
+        (b"list uchar int", b"list uchar thing", "is not understood"),
+        (b"vertex 8", b"vertex eight", "not a whole number"),
+        (b"float y", b"float why", "no property y"),
+        (b"vertex_index", b"corners", "no list property vertex_indices"),
+        (b"4 0 1", b"4.5 0 1", "the length 4.5"),
+        (b"4 0 1", b"4 0.5 1", "not a whole number"),
+        (b"4 0 1", b"-4 0 1", "the length -4"),
+        (b"0.0 1.0 0.0", b"0.0 one 0.0", "not a number"),
+        (b"element vertex 8", b"element vertex 9", "the data ends before"),
+    ],
+)
+def test_a_ply_says_what_is_wrong(before, after, says):
+    with pytest.raises(MeshFileError, match=says):
+        read_mesh(ascii_ply().replace(before, after, 1))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "says"),
+    [
+        ("endfacet", "", "is not closed after 3 vertices"),
+        ("  vertex 0.0 0.0 0.0\n", "", "is not closed after 3 vertices"),
+        ("vertex 0.0 0.0 0.0", "vertex 0.0 0.0", "has 2 coordinates of 3"),
+        ("vertex 0.0 0.0 0.0", "vertex 0.0 0.0 x", "not a number"),
+        ("endsolid", "end", "cut off"),
+    ],
+)
+def test_an_ascii_stl_says_what_is_wrong(before, after, says):
+    with pytest.raises(MeshFileError, match=says):
+        read_mesh(ascii_stl().decode().replace(before, after, 1).encode())
+
+
+def test_a_binary_stl_of_the_wrong_length_says_both_numbers(valid):
+    with pytest.raises(MeshFileError, match="12 triangles, 684 bytes in all, but there are 600"):
+        read_mesh(valid["stl"][:600], file_type="stl")
+    with pytest.raises(MeshFileError, match="is 50 bytes long"):
+        read_mesh(b"\1" * 50, file_type="stl")
+
+
+@pytest.mark.parametrize(
+    ("limits", "says"),
+    [
+        (ReadLimits(max_bytes=100), "bytes where 100 are allowed; raise ReadLimits.max_bytes"),
+        (ReadLimits(max_vertices=7), "vertices where 7 are allowed"),
+        (ReadLimits(max_faces=6), "faces where 6 are allowed"),
+        (ReadLimits(max_polygon=3), "4 corners where 3 are allowed|bytes"),
+        (ReadLimits(max_coordinate=0.5), "beyond 0.5"),
+    ],
+)
+def test_each_limit_is_enforced_in_every_format(valid, limits, says):
+    for kind, data in valid.items():
+        if limits.max_polygon == 3 and kind in ("glb", "gltf", "stl", "ascii.stl"):
+            continue  # these hold triangles only
+        with pytest.raises(MeshLimitError, match=says):
+            read_mesh(data, limits=limits)
+
+
+def test_archives_are_not_opened(tmp_path):
+    import gzip
+    import io
+    import zipfile
+
+    bomb = io.BytesIO()
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("cube.obj", b"v 0 0 0\n" * 1_000_000)
+    for data, kind in ((bomb.getvalue(), "zip"), (gzip.compress(b"v 0 0 0\n" * 1000), "gzip")):
+        path = tmp_path / "cube.obj"
+        path.write_bytes(data)
+        with pytest.raises(MeshFileError, match=f"cube.obj: is a {kind} archive; unpack it"):
+            read_mesh(path)
+
+
+def test_what_is_no_mesh_at_all_is_refused(tmp_path):
+    for data in (b"", b" \n\t", b"\0" * 50, b"hello", b"\x89PNG\r\n", bytes(range(256)) * 40):
+        assert outcome(data) == "refused"
+    with pytest.raises(MeshFileError, match="gone.glb: cannot be opened"):
+        read_mesh(tmp_path / "gone.glb")
+    with pytest.raises(MeshFileError, match="is not a file"):
+        read_mesh(tmp_path)
+    with pytest.raises(MeshFileError, match="is a int, a path, bytes or an open file"):
+        read_mesh(3)
+    with pytest.raises(MeshFileError, match="up is 'w'"):
+        read_mesh(b"x", up="w")
+    with pytest.raises(MeshFileError, match="file_type is 'dae'"):
+        read_mesh(b"x", file_type="dae")
+
+
+@pytest.mark.parametrize("raised", [MemoryError("no"), RecursionError("no"), KeyError("no"), struct.error("no")])
+def test_what_no_check_foresaw_is_still_a_mesh_file_error(monkeypatch, raised):
+    def explode(*_):
+        raise raised
+
+    monkeypatch.setattr("meshgpt.mesh.files.read_obj", explode)
+    with pytest.raises(MeshFileError, match=f"is damaged .{type(raised).__name__}") as caught:
+        read_mesh(b"v 0 0 0")
+    assert caught.value.__cause__ is raised
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["../secret.bin", "a/../../secret.bin", "/etc/passwd", "%2e%2e/secret.bin", "..\\secret.bin", "file:///secret.bin",
+     "http://localhost/secret.bin", "C:secret.bin", "link.bin", "sub/missing.bin", "nul\0.bin"],
+)  # fmt: skip
+def test_no_file_outside_the_folder_is_opened(tmp_path, uri, monkeypatch):
+    folder = tmp_path / "inside"
+    folder.mkdir()
+    (tmp_path / "secret.bin").write_bytes(np.eye(3, dtype="<f4").tobytes() + bytes(8))
+    (folder / "link.bin").symlink_to(tmp_path / "secret.bin")
+    path = folder / "mesh.gltf"
+    path.write_bytes(gltf(buffers=[{"byteLength": 44, "uri": uri}]))
+    with pytest.raises(MeshFileError, match="which is not in its own folder|needs the file"):
+        read_mesh(path)
+    with pytest.raises(MeshFileError, match="read it by its path"):
+        read_mesh(path.read_bytes())
+
+
+def test_the_material_library_of_an_obj_is_never_opened(tmp_path, monkeypatch):
+    path = write_mesh(CUBE, tmp_path / "cube.obj")
+    path.write_bytes(b"mtllib ../../etc/passwd\nmtllib /dev/zero\n" + path.read_bytes())
+    assert read_mesh(path).num_faces == 12
