@@ -5,6 +5,7 @@
   const FRONT = "#afc7ee", BACK = "#e8623d", LINE = "#16233b";
   const VIEW = new THREE.Vector3(Math.cos(0.4) * Math.sin(0.6), Math.sin(0.4), Math.cos(0.4) * Math.cos(0.6));
   const HALF_ANGLE = 0.25; // half the field of view, radians
+  const REACH = 1.5; // half the side of the ground that takes a shadow; meshes lie in [-1, 1]
 
   // ---- The meshes, as Python packed them
 
@@ -66,7 +67,7 @@
 
   // ---- What is drawn: two-sided surface, edges, a soft shadow on the ground
 
-  function model(mesh) {
+  function model(mesh, materials) {
     const group = new THREE.Group(), surface = new THREE.BufferGeometry(), wire = new THREE.BufferGeometry();
     const { centre, scale, low } = frame(mesh);
     const placed = new Float32Array(mesh.vertices.length);
@@ -75,27 +76,30 @@
     surface.setAttribute("position", position); surface.setIndex(new THREE.BufferAttribute(mesh.triangles, 1));
     surface.computeVertexNormals();
     wire.setAttribute("position", position); wire.setIndex(new THREE.BufferAttribute(mesh.edges, 1));
-    // Backs lie a little behind fronts, so that of a two-sided sheet the near side is seen; edges a little before both.
-    // The offsets do not depend on the slope: where faces are seen edge-on that would bring the backs to the front.
-    const side = (color, side, behind) => new THREE.Mesh(surface, new THREE.MeshLambertMaterial(
-      { color, side, flatShading: true, polygonOffset: true, polygonOffsetFactor: 0, polygonOffsetUnits: behind }));
-    const front = side(FRONT, THREE.FrontSide, 0), back = side(BACK, THREE.BackSide, 60);
-    const dense = Math.min(1, 40 / Math.sqrt(mesh.edges.length / 2 + 1));
-    const ink = new THREE.LineBasicMaterial({ color: LINE, transparent: true, opacity: 0.35 + 0.55 * dense });
-    ink.onBeforeCompile = (shader) => {
+    const front = new THREE.Mesh(surface, materials.front), back = new THREE.Mesh(surface, materials.back);
+    const lines = new THREE.LineSegments(wire, materials.lines);
+    const texture = shadow(placed, mesh.triangles), ground = new THREE.Mesh(new THREE.PlaneGeometry(2 * REACH, 2 * REACH), materials.ground);
+    ground.rotation.x = -Math.PI / 2; ground.position.y = (low - centre[1]) * scale - 0.004; ground.renderOrder = -1;
+    group.add(front, back, lines, ground);
+    const darkness = 0.35 + 0.55 * Math.min(1, 40 / Math.sqrt(mesh.edges.length / 2 + 1)); // fainter where dense
+    const use = () => { materials.ground.map = texture; materials.lines.opacity = darkness; };
+    const dispose = () => { texture.dispose(); for (const { geometry } of group.children) geometry.dispose(); };
+    return { group, use, dispose, radius: radius(placed, mesh.triangles) };
+  }
+
+  // One set for all meshes of a view: each new material would be a shader to compile. Backs lie a little behind fronts,
+  // so that of a two-sided sheet the near side is seen, and edges a little before both. These offsets do not depend on
+  // the slope: where faces are seen edge-on, that would bring the backs to the front.
+  function materialSet() {
+    const side = (color, side, behind) => new THREE.MeshLambertMaterial(
+      { color, side, flatShading: true, polygonOffset: true, polygonOffsetFactor: 0, polygonOffsetUnits: behind });
+    const lines = new THREE.LineBasicMaterial({ color: LINE, transparent: true });
+    lines.onBeforeCompile = (shader) => {
       const project = "#include <project_vertex>";
       shader.vertexShader = shader.vertexShader.replace(project, `${project}\n gl_Position.z -= 2e-5 * gl_Position.w;`);
     };
-    const lines = new THREE.LineSegments(wire, ink);
-    const ground = shadow(placed, mesh.triangles, (low - centre[1]) * scale);
-    group.add(front, back, lines, ground);
-    return { group, front, back, lines, radius: radius(placed, mesh.triangles), dispose: () => dispose(group) };
-  }
-
-  function dispose(group) {
-    for (const { geometry, material } of group.children) {
-      geometry.dispose(); material.map?.dispose(); material.dispose();
-    }
+    const ground = new THREE.MeshBasicMaterial({ map: new THREE.CanvasTexture(document.createElement("canvas")), transparent: true, depthWrite: false });
+    return { front: side(FRONT, THREE.FrontSide, 0), back: side(BACK, THREE.BackSide, 60), lines, ground };
   }
 
   // The box of the vertices in use, brought to [-1, 1].
@@ -117,9 +121,9 @@
     return largest || 1;
   }
 
-  // The mesh seen from above, blurred, on a plane just below it. Back faces of the plane are culled: none from below.
-  function shadow(placed, triangles, height) {
-    const SIDE = 160, REACH = 1.5, canvas = document.createElement("canvas"), pen = canvas.getContext("2d");
+  // The mesh seen from above, blurred. Drawn on a plane below it, whose back face is culled: no shadow from below.
+  function shadow(placed, triangles) {
+    const SIDE = 160, canvas = document.createElement("canvas"), pen = canvas.getContext("2d", { willReadFrequently: true });
     canvas.width = canvas.height = SIDE;
     const pixel = (i) => [(placed[3 * i] / REACH + 1) * SIDE / 2, (placed[3 * i + 2] / REACH + 1) * SIDE / 2];
     pen.beginPath();
@@ -133,20 +137,17 @@
     for (let pass = 0; pass < 3; pass++) { blur(dark, SIDE, 1, SIDE); blur(dark, SIDE, SIDE, 1); }
     for (let i = 0; i < dark.length; i++) image.data.set([9, 13, 24, dark[i] * 0.42], 4 * i);
     pen.putImageData(image, 0, 0);
-    const material = new THREE.MeshBasicMaterial({ map: new THREE.CanvasTexture(canvas), transparent: true, depthWrite: false });
-    const plane = new THREE.Mesh(new THREE.PlaneGeometry(2 * REACH, 2 * REACH), material);
-    plane.rotation.x = -Math.PI / 2; plane.position.y = height - 0.004; plane.renderOrder = -1;
-    return plane;
+    return new THREE.CanvasTexture(canvas);
   }
 
   function blur(values, side, step, stride) {
-    const REACH = 4, line = new Float32Array(side);
+    const WIDE = 4, line = new Float32Array(side);
     for (let row = 0; row < side; row++) {
       let sum = 0;
-      for (let i = -REACH; i < side; i++) {
-        if (i + REACH < side) sum += values[row * stride + (i + REACH) * step];
-        if (i > REACH) sum -= values[row * stride + (i - REACH - 1) * step];
-        if (i >= 0) line[i] = sum / (2 * REACH + 1);
+      for (let i = -WIDE; i < side; i++) {
+        if (i + WIDE < side) sum += values[row * stride + (i + WIDE) * step];
+        if (i > WIDE) sum -= values[row * stride + (i - WIDE - 1) * step];
+        if (i >= 0) line[i] = sum / (2 * WIDE + 1);
       }
       for (let i = 0; i < side; i++) values[row * stride + i * step] = line[i];
     }
@@ -157,7 +158,7 @@
     const key = new THREE.DirectionalLight("#fff4e2", 2.4);
     key.position.set(-0.42, 0.62, 0.66); // goes with the camera
     camera.add(key); scene.add(camera, new THREE.HemisphereLight("#e4edff", "#9096a6", 1.65));
-    return { scene, camera };
+    return { scene, camera, materials: materialSet() };
   }
 
   // Far enough for a ball of radius `size`.
@@ -188,12 +189,13 @@
   function applyOptions() {
     for (const name of Object.keys(options)) $(name).setAttribute("aria-pressed", options[name]);
     controls.autoRotate = options.rotate;
-    if (main.model) {
-      const { front, back, lines } = main.model;
-      lines.visible = options.wireframe;
-      for (const { material } of [front, back]) { material.flatShading = !options.smooth; material.needsUpdate = true; }
-      back.material.color.set(options.backs ? BACK : FRONT);
+    const { front, back, lines } = main.materials;
+    lines.visible = options.wireframe;
+    for (const material of [front, back]) {
+      if (material.flatShading === options.smooth) material.needsUpdate = true;
+      material.flatShading = !options.smooth;
     }
+    back.color.set(options.backs ? BACK : FRONT);
     main.dirty = true;
   }
 
@@ -251,12 +253,12 @@
     $("facts").replaceChildren(...facts(entry));
     main.model?.dispose();
     if (main.model) main.scene.remove(main.model.group);
-    main.model = model(decode(entry));
-    main.scene.add(main.model.group);
+    main.model = model(decode(entry), main.materials);
+    main.model.use(); main.scene.add(main.model.group);
     const trouble = !main.renderer ? "This browser offers no WebGL: meshes cannot be drawn, but they can be downloaded."
       : decode(entry).faces.length ? "" : "This mesh has no faces.";
     $("trouble").textContent = trouble; $("trouble").hidden = !trouble;
-    applyOptions(); resetView(); markCard();
+    resetView(); markCard();
     try { history.replaceState(null, "", `#${index + 1}`); } catch { /* some browsers refuse this for local files */ }
   }
 
@@ -285,9 +287,8 @@
 
   function thumbnail(card) {
     if (!small.renderer) return;
-    const made = model(decode(meshes[card.dataset.index])), canvas = card.firstChild;
-    made.lines.material.opacity *= 0.8;
-    small.scene.add(made.group); place(small.camera, 1.02 * made.radius);
+    const made = model(decode(meshes[card.dataset.index]), small.materials), canvas = card.firstChild;
+    made.use(); small.scene.add(made.group); place(small.camera, 1.02 * made.radius);
     small.renderer.render(small.scene, small.camera);
     canvas.width = canvas.height = 240;
     canvas.getContext("2d").drawImage(small.renderer.domElement, 0, 0);
@@ -408,7 +409,7 @@
   $("view").addEventListener("dblclick", resetView);
   $("cards").append(...meshes.keys().map(card));
   new ResizeObserver(resize).observe($("stage"));
-  resize();
+  resize(); applyOptions();
   choose(Math.min(Math.max(parseInt(location.hash.slice(1), 10) || 1, 1), meshes.length) - 1);
   tick();
 })();
