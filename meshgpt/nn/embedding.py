@@ -8,6 +8,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 
+AXES = [1, 2, 0]  # positions are read in the order (y, z, x), in which vertices are sorted
+
+
 def num_bits(size: int) -> int:
     """Bits that number `size` values: 7 for 128, 8 for 129."""
     return max(1, math.ceil(math.log2(size)))
@@ -32,28 +35,16 @@ def to_bins(values: Tensor, low: float, high: float, size: int) -> Tensor:
 
 
 class PositionEmbedding(nn.Module):
-    """Grid positions as vectors: their bits, read directly, plus a small network of bits and sinusoids.
-
-    The first `3 * num_bits(num_bins)` outputs start as the bits themselves, axis after axis in the order (y, z, x), so
-    that no information about a position has to be learned before it can be used.
-    """
+    """Grid positions as vectors, by a small network of their bits and sinusoids."""
 
     def __init__(self, num_bins: int, dim: int):
         super().__init__()
         self.num_bins, self.bits = num_bins, num_bits(num_bins)
-        features = 3 * (self.bits + 2 * self.bits)
-        self.linear = nn.Linear(features, dim, bias=False)
-        self.network = nn.Sequential(nn.Linear(features, dim), nn.SiLU(), nn.Linear(dim, dim))
-        with torch.no_grad():
-            self.linear.weight.zero_()
-            copied = min(3 * self.bits, dim)
-            self.linear.weight[:copied, :copied] = torch.eye(copied)
-            self.network[-1].weight.mul_(0.05)
+        self.network = nn.Sequential(nn.Linear(9 * self.bits, dim), nn.SiLU(), nn.Linear(dim, dim))
 
     def forward(self, bins: Int[Tensor, "n 3"]) -> Float[Tensor, "n d"]:
-        ordered = bins[:, [1, 2, 0]]
+        ordered = bins[:, AXES]
         centres = (ordered + 0.5) / self.num_bins * 2 - 1
         bits = rearrange(sign_bits(ordered, self.bits), "n a f -> n (a f)")
         waves = rearrange(fourier_features(centres, self.bits), "n a f -> n (a f)")
-        features = torch.cat((bits, waves), dim=-1).to(self.linear.weight.dtype)
-        return self.linear(features) + self.network(features)
+        return self.network(torch.cat((bits, waves), dim=-1).to(self.network[0].weight.dtype))

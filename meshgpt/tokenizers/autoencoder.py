@@ -15,11 +15,10 @@ from meshgpt.config import resolve_config
 from meshgpt.data.batch import MeshBatch
 from meshgpt.errors import CodesError, MeshError
 from meshgpt.mesh.canonical import dequantize, quantize
-from meshgpt.nn.embedding import num_bits, sign_bits
 from meshgpt.tokenizers.autoencoder_config import MeshAutoencoderConfig
 from meshgpt.tokenizers.decoder import MeshDecoder
 from meshgpt.tokenizers.encoder import MeshEncoder
-from meshgpt.tokenizers.quantizer import LookupFreeQuantizer, Quantized, VectorQuantizer
+from meshgpt.tokenizers.quantizer import GridCode, LookupFreeQuantizer, Quantized, VectorQuantizer
 from meshgpt.tokenizers.tokenizer import MeshTokenizer
 
 
@@ -54,17 +53,11 @@ class MeshAutoencoder(nn.Module, MeshTokenizer, Pretrained):
         self.vocab_size, self.corners = config.codebook_size, config.corners
         self.num_discrete_coors, self.tokens_per_face = config.num_discrete_coors, config.corners * config.num_quantizers
         self.encoder = MeshEncoder(config)
-        shape = (config.dim_codebook, config.codebook_size, config.num_quantizers)
-        self.quantizer = (
-            LookupFreeQuantizer(*shape, config.entropy_inv_temperature, config.diversity_gamma)
-            if config.use_residual_lfq
-            else VectorQuantizer(*shape)
-        )
+        self.quantizer = LookupFreeQuantizer(config) if config.use_residual_lfq else VectorQuantizer(config)
+        self.grid_code = GridCode(config) if config.has_grid_code else None
         self.decoder = MeshDecoder(config)
         smoothing = smoothed_bins(config.num_discrete_coors, config.bin_smooth_blur_sigma)
         self.register_buffer("smoothing", smoothing, persistent=False)
-        if config.code_init == "grid":
-            start_as_grid_codes(self)
 
     @property
     def device(self) -> torch.device:
@@ -107,7 +100,7 @@ class MeshAutoencoder(nn.Module, MeshTokenizer, Pretrained):
         batch = without_unused_vertices(batch)
         seen, level = (batch, None) if not self.training else self._with_noise(batch)
         quantized, _ = self.encode_vertices(seen)
-        logits = self.decoder(quantized.features, batch.corner_indices, batch.face_mask, level)
+        logits = self.decode_vertices(quantized.features, quantized.signs, batch.corner_indices, batch.face_mask, level)
         bins = self._bins(batch.vertices)
         log_prob = logits.float().log_softmax(dim=-1)
         count = max(len(bins), 1)
@@ -132,9 +125,22 @@ class MeshAutoencoder(nn.Module, MeshTokenizer, Pretrained):
         """Codes and decoder features of every vertex of a packed batch, and its bins."""
         bins = self._bins(batch.vertices)
         features = self.encoder(batch, bins)
+        anchor = None if self.grid_code is None else self.grid_code.anchor(bins)
         if self.config.checkpoint_quantizer and self.training:
-            return checkpoint(self.quantizer, features, use_reentrant=False), bins
-        return self.quantizer(features), bins
+            return checkpoint(self.quantizer, features, anchor, use_reentrant=False), bins
+        return self.quantizer(features, anchor), bins
+
+    def decode_vertices(
+        self,
+        features: Float[Tensor, "nv d"],
+        signs: Float[Tensor, "nv s"],
+        corners: Int[Tensor, "nf k"],
+        face_mask: Bool[Tensor, "b n"],
+        noise_level: Float[Tensor, " nv"] | None = None,
+    ) -> Float[Tensor, "nv 3 r"]:
+        """Logits over bins of every vertex: what the decoder says, added to what the signs stand for as grid codes."""
+        logits = self.decoder(features, corners, face_mask, noise_level)
+        return logits if self.grid_code is None else logits + self.grid_code.logits(signs, self.smoothing)
 
     def _with_noise(self, batch: MeshBatch) -> tuple[MeshBatch, Tensor | None]:
         """The batch with noise of a random level on each mesh, and the level (0 .. 1) of each vertex."""
@@ -208,12 +214,13 @@ class MeshAutoencoder(nn.Module, MeshTokenizer, Pretrained):
         keys = torch.cat((owner[:, None], corner_codes), dim=1)
         unique, inverse = torch.unique(keys, dim=0, return_inverse=True)
         corners = rearrange(inverse, "(nf k) -> nf k", k=self.corners)
-        logits = self.decoder(self.quantizer.features_from_codes(unique[:, 1:]), corners, mask)
-        return logits.argmax(dim=-1)[corners]
+        features, signs = self.quantizer.from_codes(unique[:, 1:])
+        return self.decode_vertices(features, signs, corners, mask).argmax(dim=-1)[corners]
 
     def reconstruct(self, batch: MeshBatch) -> Float[Tensor, "nf k 3"]:
         """Corner coordinates that the decoder gives for a packed batch, without going through codes."""
-        logits = self.decoder(self.encode_vertices(batch)[0].features, batch.corner_indices, batch.face_mask)
+        quantized, _ = self.encode_vertices(batch)
+        logits = self.decode_vertices(quantized.features, quantized.signs, batch.corner_indices, batch.face_mask)
         bins = logits.argmax(dim=-1)[batch.corner_indices]
         return dequantize(bins, self.num_discrete_coors, *self.config.coor_continuous_range)
 
@@ -282,46 +289,3 @@ def smoothed_bins(size: int, sigma: float) -> Float[Tensor, "{size} {size}"]:
     weight = torch.exp(-0.5 * ((bins[None] - bins[:, None]) / sigma) ** 2)
     weight = torch.where(weight > 1e-6, weight, 0.0)
     return (weight / weight.sum(dim=1, keepdim=True)).float()
-
-
-def grid_code_bits(num_discrete_coors: int, slots: int) -> list[int]:
-    """Which bit of a position (numbered axis by axis, y z x, highest first) each of `slots` code bits starts as.
-
-    With too few slots the lowest bits of the axes are left out.
-    """
-    bits = num_bits(num_discrete_coors)
-    by_weight = sorted(range(3 * bits), key=lambda i: (i % bits, i // bits))
-    return sorted(by_weight[:slots])
-
-
-def start_as_grid_codes(model: MeshAutoencoder) -> None:
-    """Sets the first weights so that codes are the bits of the position: exact before any training, then free to move.
-
-    Level l of code bit i is carried by dimension i as 2^-l; with 2 x 14 bits and 128 bins the first code is (y, z) and
-    the second x. Bits that are left over start as constants.
-    """
-    config, quantizer = model.config, model.quantizer
-    bits = num_bits(config.num_discrete_coors)
-    with torch.no_grad():
-        model.decoder.to_logits.weight.mul_(0.1)
-        model.decoder.to_logits.bias.zero_()
-        heads = rearrange(model.decoder.to_logits.weight, "(c r) d -> c r d", c=3)
-        signs = sign_bits(torch.arange(config.num_discrete_coors), bits)
-        for position, axis in enumerate((1, 2, 0)):
-            heads[axis, :, position * bits : (position + 1) * bits] = 2.0 * signs
-        if isinstance(quantizer, LookupFreeQuantizer):
-            width = quantizer.project_in.out_features
-            slots = grid_code_bits(config.num_discrete_coors, width * config.num_quantizers)
-            quantizer.project_in.weight.mul_(0.1)
-            quantizer.project_in.bias.zero_()
-            quantizer.project_out.weight.mul_(0.1)
-            quantizer.project_out.bias.zero_()
-            quantizer.project_in.weight[:, : 3 * bits] = 0.0
-            quantizer.project_out.weight[: 3 * bits] = 0.0
-            for slot in range(width * config.num_quantizers):
-                level, dim = divmod(slot, width)
-                if slot < len(slots):
-                    quantizer.project_in.weight[dim, slots[slot]] = 2.0**-level
-                    quantizer.project_out.weight[slots[slot], slot] = 1.0
-                else:
-                    quantizer.project_in.bias[dim] -= 2.0**-level

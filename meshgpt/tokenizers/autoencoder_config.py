@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from meshgpt.config import Config
-from meshgpt.nn.embedding import num_bits
 
 
 @dataclass(frozen=True)
@@ -31,9 +30,12 @@ class MeshAutoencoderConfig(Config):
     num_quantizers: int = 2
     codebook_size: int = 16384
     use_residual_lfq: bool = True  # False: residual vector quantisation
-    code_init: Literal["grid", "random"] = "grid"  # grid: codes begin as the bits of the position; training moves them
-    commit_loss_weight: float = 0.1
-    entropy_loss_weight: float = 0.01
+    code_init: Literal["grid", "random"] = "grid"  # grid: codes begin as the bits of the position, and training adds to them
+    # With grid codes: how far features move values from the anchor, in units of the smallest distance at which a sign
+    # turns. Below 1 the bits of the position cannot be lost, and only the bits beside them are learned.
+    code_freedom: float = 0.9
+    commit_loss_weight: float = 1.0
+    entropy_loss_weight: float = 0.001
     diversity_gamma: float = 1.0
     entropy_inv_temperature: float = 5.0
     checkpoint_quantizer: bool = False
@@ -62,6 +64,10 @@ class MeshAutoencoderConfig(Config):
         return bool(self.decoder_dims_through_depth) or self.attn_decoder_depth > 0
 
     @property
+    def has_grid_code(self) -> bool:
+        return self.use_residual_lfq and self.code_init == "grid"
+
+    @property
     def attention_shape(self) -> tuple[int, int, int, bool, float]:
         window, linear = self.local_attn_window_size, self.use_linear_attn
         return self.attn_heads, self.attn_dim_head, window, linear, self.dropout
@@ -79,7 +85,5 @@ class MeshAutoencoderConfig(Config):
         self.require(self.bin_smooth_blur_sigma >= 0, "bin_smooth_blur_sigma", "be 0 or more")
         self.require(self.vertex_noise >= 0, "vertex_noise", "be 0 or more")
         self.require(0 <= self.dropout < 1, "dropout", "lie in [0, 1)")
+        self.require(self.code_freedom > 0, "code_freedom", "be positive")
         self.require(self.code_init in ("grid", "random"), "code_init", "be 'grid' or 'random'")
-        needed = 3 * num_bits(self.num_discrete_coors)
-        wide = self.dim_codebook >= needed or self.code_init == "random"
-        self.require(wide, "dim_codebook", f"be at least {needed} (the bits of a position) with code_init = 'grid'")

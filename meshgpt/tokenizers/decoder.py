@@ -40,9 +40,10 @@ class MeshDecoder(nn.Module):
         self.gate = nn.Parameter(torch.tensor(config.graph_gate_init))
         self.noise = nn.Linear(2 * NOISE_FREQUENCIES, dim) if config.vertex_noise > 0 else None
         self.network = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 2 * dim), nn.SiLU(), nn.Linear(2 * dim, dim))
-        with torch.no_grad():
-            self.network[-1].weight.mul_(0.05)
         self.to_logits = nn.Linear(dim, 3 * config.num_discrete_coors)
+        if config.has_grid_code:
+            with torch.no_grad():
+                self.to_logits.weight.mul_(0.1)
 
     def forward(
         self,

@@ -10,14 +10,23 @@ from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 from vector_quantize_pytorch import ResidualLFQ, ResidualVQ
 
+from meshgpt.nn.embedding import AXES, num_bits, sign_bits
+from meshgpt.tokenizers.autoencoder_config import MeshAutoencoderConfig
+
+READING_SCALE, READING_FLOOR = 6.0, 1e-4  # of grid codes: nats that one sign is worth, and the least probability of a bin
+SOFT_LIMIT = 2.0  # values without an anchor are kept within this by a tanh
 ENTROPY_BLOCK_BITS = 7  # the batch entropy is taken over blocks of so many bits: 2 blocks of 128 for 16,384 codes
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """features: (n, d) for the decoder. codes: (n, q). The losses are means over vertices."""
+    """features: (n, d) for the decoder. codes: (n, q). The losses are means over vertices.
+
+    signs: (n, q * bits), the bits of all levels as -1 and +1; no columns for vector quantisation.
+    """
 
     features: Float[Tensor, "n d"]
+    signs: Float[Tensor, "n s"]
     codes: Int[Tensor, "n q"]
     commit_loss: Float[Tensor, ""]
     entropy_loss: Float[Tensor, ""]
@@ -71,10 +80,12 @@ class LookupFreeQuantizer(nn.Module):
     batch entropy costs O(n codebook_size) and is wrong across processes. The decoder receives the signs of all levels.
     """
 
-    def __init__(self, dim: int, codebook_size: int, num_quantizers: int, inv_temperature: float, gamma: float):
+    def __init__(self, config: MeshAutoencoderConfig):
         super().__init__()
+        dim, codebook_size, num_quantizers = config.dim_codebook, config.codebook_size, config.num_quantizers
         bits = codebook_size.bit_length() - 1
-        self.inv_temperature, self.gamma = inv_temperature, gamma
+        self.inv_temperature, self.gamma = config.entropy_inv_temperature, config.diversity_gamma
+        self.reach = config.code_freedom * 2.0 ** (1 - num_quantizers)
         self.project_in = nn.Linear(dim, bits)
         self.residual_lfq = ResidualLFQ(dim=bits, codebook_size=codebook_size, num_quantizers=num_quantizers).eval()
         self.project_out = nn.Linear(bits * num_quantizers, dim)
@@ -84,10 +95,14 @@ class LookupFreeQuantizer(nn.Module):
         self.residual_lfq.eval()  # in training mode the library computes the losses that are replaced here
         return self
 
-    def forward(self, x: Float[Tensor, "n d"]) -> Quantized:
+    def forward(self, x: Float[Tensor, "n d"], anchor: Float[Tensor, "n bits"] | None = None) -> Quantized:
+        """With an `anchor`, the features move the values around it by at most `self.reach`; without, they are the values."""
         with torch.autocast(x.device.type, enabled=False):
             weight, bias = self.project_in.weight.float(), self.project_in.bias.float()
-            residual = values = nn.functional.linear(x.float(), weight, bias)
+            values = nn.functional.linear(x.float(), weight, bias)
+            limit = SOFT_LIMIT if anchor is None else self.reach
+            values = limit * (values / limit).tanh()
+            residual = values if anchor is None else values + anchor.float()
             levels, codes, entropy_loss = [], [], values.new_zeros(())
             for level in self.residual_lfq.layers:
                 quantized, index, _ = level(residual[None])
@@ -97,30 +112,31 @@ class LookupFreeQuantizer(nn.Module):
                     entropy_loss = entropy_loss + self._entropy_loss(residual, level.codebook_scale)
                 residual = residual - quantized[0].detach()
             commit_loss = residual.square().mean() if len(x) else values.new_zeros(())
-        features = self.project_out(torch.cat(levels, dim=-1).to(x.dtype))
-        return Quantized(features, torch.stack(codes, dim=-1), commit_loss, entropy_loss)
+        signs = torch.cat(levels, dim=-1).to(x.dtype)
+        return Quantized(self.project_out(signs), signs, torch.stack(codes, dim=-1), commit_loss, entropy_loss)
 
     def _entropy_loss(self, residual: Tensor, scale: float) -> Tensor:
         per_sample, batch = lookup_free_entropy(residual, scale, self.inv_temperature)
         return per_sample - self.gamma * batch
 
-    def features_from_codes(self, codes: Int[Tensor, "n q"]) -> Float[Tensor, "n d"]:
-        """The decoder's input for codes: what `forward` gives beside them."""
+    def from_codes(self, codes: Int[Tensor, "n q"]) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n s"]]:
+        """(features, signs) of codes: what `forward` gives beside them."""
         all_codes = self.residual_lfq.get_codes_from_indices(codes[None])[:, 0]
         scales = all_codes.new_tensor([layer.codebook_scale for layer in self.residual_lfq.layers])
         signs = rearrange(all_codes / scales[:, None, None], "q n c -> n (q c)")
-        return self.project_out(signs.to(self.project_out.weight.dtype))
+        signs = signs.to(self.project_out.weight.dtype)
+        return self.project_out(signs), signs
 
 
 class VectorQuantizer(nn.Module):
     """Residual vector quantisation with a codebook shared by all levels (vector-quantize-pytorch's `ResidualVQ`)."""
 
-    def __init__(self, dim: int, codebook_size: int, num_quantizers: int):
+    def __init__(self, config: MeshAutoencoderConfig):
         super().__init__()
         self.residual_vq = ResidualVQ(
-            dim=dim,
-            codebook_size=codebook_size,
-            num_quantizers=num_quantizers,
+            dim=config.dim_codebook,
+            codebook_size=config.codebook_size,
+            num_quantizers=config.num_quantizers,
             shared_codebook=True,
             commitment_weight=1.0,
             kmeans_init=False,
@@ -128,14 +144,57 @@ class VectorQuantizer(nn.Module):
             rotation_trick=True,
         )
 
-    def forward(self, x: Float[Tensor, "n d"]) -> Quantized:
+    def forward(self, x: Float[Tensor, "n d"], anchor: None = None) -> Quantized:
         with torch.autocast(x.device.type, enabled=False):
             features, codes, losses = self.residual_vq(x.float()[None])
         zero = losses.new_zeros(())
-        return Quantized(features[0].to(x.dtype), codes[0], losses.sum() if len(x) else zero, zero)
+        return Quantized(features[0].to(x.dtype), x[:, :0], codes[0], losses.sum() if len(x) else zero, zero)
 
-    def features_from_codes(self, codes: Int[Tensor, "n q"]) -> Float[Tensor, "n d"]:
-        return self.residual_vq.get_output_from_indices(codes[None])[0]
+    def from_codes(self, codes: Int[Tensor, "n q"]) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n s"]]:
+        features = self.residual_vq.get_output_from_indices(codes[None])[0]
+        return features, features[:, :0]
+
+
+class GridCode(nn.Module):
+    """The code that lookup-free quantisation starts from: the bits of the position.
+
+    `anchor` gives the values whose residual signs are those bits, `reading` the logits of bins that signs stand for. With
+    2 x 14 bits and 128 bins the first code is (y, z), and the second x and seven bits that have no anchor: those are
+    learned entirely. With too few bits the lowest of the position are left out. Nothing here is learned: encoder and
+    decoder learn what to add.
+    """
+
+    def __init__(self, config: MeshAutoencoderConfig):
+        super().__init__()
+        self.bits, width = num_bits(config.num_discrete_coors), config.codebook_size.bit_length() - 1
+        slots = self._position_bits(width * config.num_quantizers)
+        weight = torch.zeros(width, 3 * self.bits)
+        reading = torch.zeros(3, config.num_discrete_coors, width * config.num_quantizers)
+        signs = sign_bits(torch.arange(config.num_discrete_coors), self.bits)
+        for slot, position_bit in enumerate(slots):
+            level, dim = divmod(slot, width)
+            axis, bit = divmod(position_bit, self.bits)
+            weight[dim, position_bit] = 2.0**-level
+            reading[AXES[axis], :, slot] = READING_SCALE * signs[:, bit]
+        self.register_buffer("weight", weight, persistent=False)
+        self.register_buffer("reading", reading, persistent=False)
+
+    def _position_bits(self, slots: int) -> list[int]:
+        """Which bits of a position (numbered axis by axis, y z x, highest first) have a place among `slots` code bits."""
+        by_weight = sorted(range(3 * self.bits), key=lambda i: (i % self.bits, i // self.bits))
+        return sorted(by_weight[:slots])
+
+    def anchor(self, bins: Int[Tensor, "n 3"]) -> Float[Tensor, "n bits"]:
+        signs = rearrange(sign_bits(bins[:, AXES], self.bits), "n a f -> n (a f)")
+        return nn.functional.linear(signs, self.weight.float())
+
+    def logits(self, signs: Float[Tensor, "n s"], smoothing: Float[Tensor, "r r"]) -> Float[Tensor, "n 3 r"]:
+        """Log-probabilities of bins: those that agree with the signs, spread by the smoothing of the training targets.
+
+        They meet the targets as they are, so the decoder has nothing to learn where codes already say everything.
+        """
+        matching = torch.einsum("ns,crs->ncr", signs.float(), self.reading.float()).softmax(dim=-1)
+        return (matching @ smoothing.float() + READING_FLOOR).log().to(signs.dtype)
 
 
 def codebook_usage(codes: Int[Tensor, "n q"], codebook_size: int) -> tuple[Float[Tensor, " q"], Float[Tensor, " q"]]:
