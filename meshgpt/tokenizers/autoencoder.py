@@ -55,6 +55,8 @@ class MeshAutoencoder(nn.Module, MeshTokenizer, Pretrained):
         self.encoder = MeshEncoder(config)
         self.quantizer = LookupFreeQuantizer(config) if config.use_residual_lfq else VectorQuantizer(config)
         self.grid_code = GridCode(config) if config.has_grid_code else None
+        if self.grid_code is not None:
+            self.grid_code.start(self.quantizer)
         self.decoder = MeshDecoder(config)
         smoothing = smoothed_bins(config.num_discrete_coors, config.bin_smooth_blur_sigma)
         self.register_buffer("smoothing", smoothing, persistent=False)

@@ -30,12 +30,13 @@ class MeshAutoencoderConfig(Config):
     num_quantizers: int = 2
     codebook_size: int = 16384
     use_residual_lfq: bool = True  # False: residual vector quantisation
-    code_init: Literal["grid", "random"] = "grid"  # grid: codes begin as the bits of the position, and training adds to them
+    # grid: codes begin as the bits of the position, and training adds to them
+    code_init: Literal["grid", "random"] = "grid"
     # With grid codes: how far features move values from the anchor, in units of the smallest distance at which a sign
     # turns. Below 1 the bits of the position cannot be lost, and only the bits beside them are learned.
     code_freedom: float = 0.9
     commit_loss_weight: float = 1.0
-    entropy_loss_weight: float = 0.001
+    entropy_loss_weight: float = 0.0  # spreads codes; with grid codes it makes them harder to predict, and they need none
     diversity_gamma: float = 1.0
     entropy_inv_temperature: float = 5.0
     checkpoint_quantizer: bool = False

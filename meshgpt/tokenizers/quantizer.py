@@ -85,6 +85,7 @@ class LookupFreeQuantizer(nn.Module):
         dim, codebook_size, num_quantizers = config.dim_codebook, config.codebook_size, config.num_quantizers
         bits = codebook_size.bit_length() - 1
         self.inv_temperature, self.gamma = config.entropy_inv_temperature, config.diversity_gamma
+        self.entropy = config.entropy_loss_weight > 0
         self.reach = config.code_freedom * 2.0 ** (1 - num_quantizers)
         self.project_in = nn.Linear(dim, bits)
         self.residual_lfq = ResidualLFQ(dim=bits, codebook_size=codebook_size, num_quantizers=num_quantizers).eval()
@@ -108,7 +109,7 @@ class LookupFreeQuantizer(nn.Module):
                 quantized, index, _ = level(residual[None])
                 levels.append((residual + (quantized[0] - residual).detach()) / level.codebook_scale)
                 codes.append(index[0])
-                if self.training and len(x):
+                if self.training and len(x) and self.entropy:
                     entropy_loss = entropy_loss + self._entropy_loss(residual, level.codebook_scale)
                 residual = residual - quantized[0].detach()
             commit_loss = residual.square().mean() if len(x) else values.new_zeros(())
@@ -159,9 +160,9 @@ class GridCode(nn.Module):
     """The code that lookup-free quantisation starts from: the bits of the position.
 
     `anchor` gives the values whose residual signs are those bits, `reading` the logits of bins that signs stand for. With
-    2 x 14 bits and 128 bins the first code is (y, z), and the second x and seven bits that have no anchor: those are
-    learned entirely. With too few bits the lowest of the position are left out. Nothing here is learned: encoder and
-    decoder learn what to add.
+    2 x 14 bits and 128 bins the first code is (y, z), and the second x and seven bits that have no anchor: those start
+    as -1, and the encoder is free to use them. With too few bits the lowest of the position are left out. Nothing here
+    is learned: encoder and decoder learn what to add.
     """
 
     def __init__(self, config: MeshAutoencoderConfig):
@@ -176,6 +177,7 @@ class GridCode(nn.Module):
             axis, bit = divmod(position_bit, self.bits)
             weight[dim, position_bit] = 2.0**-level
             reading[AXES[axis], :, slot] = READING_SCALE * signs[:, bit]
+        self.first_free = max(0, len(slots) - width * (config.num_quantizers - 1))  # first dimension with a bit to spare
         self.register_buffer("weight", weight, persistent=False)
         self.register_buffer("reading", reading, persistent=False)
 
@@ -183,6 +185,12 @@ class GridCode(nn.Module):
         """Which bits of a position (numbered axis by axis, y z x, highest first) have a place among `slots` code bits."""
         by_weight = sorted(range(3 * self.bits), key=lambda i: (i % self.bits, i // self.bits))
         return sorted(by_weight[:slots])
+
+    def start(self, quantizer: "LookupFreeQuantizer") -> None:
+        """First weights of the quantizer's projection with which bits that have no anchor are -1."""
+        with torch.no_grad():
+            quantizer.project_in.weight.mul_(0.1)
+            quantizer.project_in.bias.zero_()[self.first_free :] = -quantizer.reach
 
     def anchor(self, bins: Int[Tensor, "n 3"]) -> Float[Tensor, "n bits"]:
         signs = rearrange(sign_bits(bins[:, AXES], self.bits), "n a f -> n (a f)")
