@@ -145,11 +145,9 @@ class MeshDataset:
         if not 0 < val_fraction < 1:
             raise DataError(f"val_fraction must lie between 0 and 1, got {val_fraction}")
         families = np.where(self.column("family") == "", self.column("name"), self.column("family"))
-        draws = {family: _draw(family, seed) for family in set(families)}
-        if len(draws) < 2:
-            raise DataError(f"{self!r} has {len(draws)} families of meshes; two are needed to set some aside")
-        threshold = min(max(val_fraction, min(draws.values())), sorted(draws.values())[-2])
-        held_out = np.array([draws[family] <= threshold for family in families])
+        if len(set(families)) < 2:
+            raise DataError(f"{self!r} has {len(set(families))} families of meshes; two are needed to set some aside")
+        held_out = np.isin(families, list(held_out_families(families, val_fraction, seed)))
         return self._view(self.indices[~held_out]), self._view(self.indices[held_out])
 
     @no_type_check
@@ -208,6 +206,12 @@ def _located(path: Any) -> Path:
         raise DataError(f"a data set is opened by its path or name, got {type(path).__name__}")
     bare = str(path) == Path(path).name
     return BUNDLED / path if bare and not Path(path).exists() and str(path) in bundled_names() else Path(path)
+
+
+def held_out_families(families: Iterable[str], fraction: float, seed: int) -> set[str]:
+    """About that fraction of the families, one at least and not all of them; each drawn by name and `seed` alone."""
+    draws = sorted((_draw(family, seed), family) for family in set(families))
+    return {family for place, (draw, family) in enumerate(draws[:-1]) if draw < fraction or place == 0}
 
 
 def _draw(family: str, seed: int) -> float:

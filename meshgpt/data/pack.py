@@ -57,7 +57,12 @@ def write_dataset(
     path = Path(path)
     if path.exists() and not overwrite:
         raise DataError(f"{path} exists already; remove it, choose another place, or pass overwrite=True")
-    files = pack_records(records, coordinates)
+    save_files(pack_records(records, coordinates), path)
+    return path
+
+
+def save_files(files: dict[str, bytes], path: Path) -> None:
+    """Puts the files into a folder or archive at `path`, in place of what is there, once all are written."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
@@ -68,7 +73,6 @@ def write_dataset(
         os.replace(written, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return path
 
 
 @no_type_check
