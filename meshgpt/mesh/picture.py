@@ -152,23 +152,22 @@ def _lit(triangles: _Triangles, colours: np.ndarray, camera: Camera, style: Styl
 
 def _compose(picture: np.ndarray, lit: np.ndarray, triangles: _Triangles, style: Style) -> np.ndarray:
     """The triangles over the background `picture` (h, w, 3), each pixel the mean of its samples."""
-    height, width = (side * style.samples for side in picture.shape[:2])
-    seen = rasterize(triangles.points, triangles.nearness, height, width).reshape(-1)
-    pixels = np.flatnonzero(seen >= 0)
-    triangle = seen[pixels]
-    samples = np.zeros((height * width, 4), dtype=np.float32)  # colour, and 1 where the mesh is
-    samples[pixels] = np.pad(lit, ((0, 0), (0, 1)), constant_values=1).astype(np.float32)[triangle]
+    (height, width), samples = picture.shape[:2], style.samples
+    seen = rasterize(triangles.points, triangles.nearness, height * samples, width * samples).reshape(-1)
+    at = np.flatnonzero(seen >= 0)
+    triangle = seen[at]
+    pixel = at // (width * samples * samples) * width + at % (width * samples) // samples
+    ink = np.zeros(1, dtype=np.float32)
     if style.wireframe:
-        half = max(0.7, style.line_width / 1000 * min(picture.shape[:2])) * style.samples / 2
-        ink = _ink(triangles, triangle, pixels, width, half)
-        inked = np.flatnonzero(ink)
-        line, at = _rgb(style.line).astype(np.float32), pixels[inked]
-        samples[at, :3] += ink[inked, None] * (line - samples[at, :3])
-    blocks = rearrange(samples, "(h y w x) c -> y x h w c", h=picture.shape[0], w=picture.shape[1], y=style.samples)
-    mean = np.zeros(blocks.shape[2:], dtype=np.float32)
-    for row, column in np.ndindex(blocks.shape[:2]):  # several times faster than blocks.mean(axis=(0, 1))
-        mean += blocks[row, column] / style.samples**2
-    return (mean[..., :3] + (1 - mean[..., 3:]) * picture + 0.5).astype(np.uint8)
+        half = max(0.7, style.line_width / 1000 * min(height, width)) * samples / 2
+        ink = _ink(triangles, triangle, at, width * samples, half)
+    covered = np.bincount(pixel, minlength=height * width) / samples**2
+    result = rearrange(picture, "h w c -> c (h w)") * (1 - covered)
+    for channel, line in enumerate(_rgb(style.line)):
+        colour = lit[:, channel].astype(np.float32)[triangle]
+        colour += ink * (np.float32(line) - colour)
+        result[channel] += np.bincount(pixel, colour, minlength=height * width) / samples**2
+    return rearrange((result + 0.5).astype(np.uint8), "c (h w) -> h w c", h=height)
 
 
 def _ink(triangles: _Triangles, triangle: np.ndarray, pixels: np.ndarray, width: int, half: float) -> np.ndarray:

@@ -71,25 +71,24 @@ def _parts(points: np.ndarray, height: int, width: int) -> list[np.ndarray]:
     return np.split(seen, np.flatnonzero(np.diff(group)) + 1) if len(seen) else []
 
 
-def _fragments(
-    points: np.ndarray, nearness: np.ndarray, height: int, width: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _fragments(points: np.ndarray, nearness: np.ndarray, height: int, width: int) -> tuple[np.ndarray, ...]:
     """All (pixel, nearness, triangle) that the triangles cover, one row of pixels ("span") after the other."""
     order = np.lexsort((points[..., 0], points[..., 1]), axis=-1)
     x, y = (np.take_along_axis(points[..., i], order, axis=1) for i in range(2))
     first = _first_centre(y[:, 0], height)
-    owner, row = _expand(first, _first_centre(y[:, 2], height) - first)
-    left, right = _span_ends(x[owner], y[owner], row + 0.5)
+    rows = np.maximum(_first_centre(y[:, 2], height) - first, 0)
+    triangle = np.repeat(np.arange(len(points)), rows)
+    row = _count(rows) + np.repeat(first, rows)
+    left, right = _span_ends(x[triangle], y[triangle], row + 0.5)
     start = _first_centre(left, width)
-    span, column = _expand(start, _first_centre(right, width) - start)
+    columns = np.maximum(_first_centre(right, width) - start, 0)
 
-    slope_x, slope_y, constant = _planes(points, nearness)
-    at_row = slope_y[owner] * (row + 0.5) + constant[owner]
-    triangle = owner[span]
-    depth = slope_x[triangle] * (column + 0.5) + at_row[span]
-    # Slivers have steep planes; no pixel of a triangle is nearer or farther than its corners.
-    depth = np.clip(depth, nearness.min(axis=1)[triangle], nearness.max(axis=1)[triangle])
-    return (row * width)[span] + column, depth, triangle
+    slope_x, slope_y, constant = (values[triangle] for values in _planes(points, nearness))
+    at_start = slope_x * (start + 0.5) + slope_y * (row + 0.5) + constant
+    along = _count(columns)
+    depth = np.repeat(at_start, columns) + np.repeat(slope_x, columns) * along
+    pixel = np.repeat(row * width + start, columns) + along
+    return pixel, np.clip(depth, 0.0, 1.0), np.repeat(triangle, columns)
 
 
 def _first_centre(position: np.ndarray, size: int) -> np.ndarray:
@@ -97,12 +96,9 @@ def _first_centre(position: np.ndarray, size: int) -> np.ndarray:
     return np.clip(np.ceil(position - 0.5), 0, size).astype(np.int64)
 
 
-def _expand(starts: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The ranges start, start + 1, ... of the given lengths, one after the other, and which range each number is of."""
-    counts = np.maximum(counts, 0)
-    owner = np.repeat(np.arange(len(counts)), counts)
-    before = np.cumsum(counts) - counts
-    return owner, np.arange(len(owner)) + (starts - before)[owner]
+def _count(lengths: np.ndarray) -> np.ndarray:
+    """0, 1, ... up to each of the lengths, one after the other."""
+    return np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
 
 
 def _span_ends(x: np.ndarray, y: np.ndarray, row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
