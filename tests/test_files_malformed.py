@@ -381,6 +381,7 @@ def test_an_obj_says_which_line_is_wrong(text, says):
         ("OFF\n1 1 0\n0 0\n3 0 0 0\n", "vertex 0 .* has 2 coordinates"),
         ("OFF\n1 1 0\n0 0 0\n3 0 0 \n", "should list 3 corners and has 2"),
         ("OFF\n1 1 0\n0 0 0\n2 0 0\n0 0 0 0 0", "face 0 has 2 corners"),
+        (f"OFF\n1 1 0\n0 0 0\n3 0 0 {2**63}", "a vertex that no file can hold"),
     ],
 )
 def test_an_off_says_which_row_is_wrong(text, says):

@@ -50,7 +50,7 @@ class Document:
         entry = self.item("accessors", index)
         where = f"accessors[{index}]"
         component, count = entry.get("componentType"), number(entry, "count", where)
-        if entry.get("type") != type_ or component not in COMPONENTS:
+        if entry.get("type") != type_ or not isinstance(component, int) or component not in COMPONENTS:
             raise MeshFileError(f"{where} is {_short(entry.get('type'))} of {_short(component)}, {type_} is needed")
         self.limits.check_vertices(count if type_ != "SCALAR" else count // 3)
         dtype, width = np.dtype(COMPONENTS[component]), WIDTHS[type_]
@@ -83,7 +83,7 @@ class Document:
         places, replacements = (sparse.get(part) for part in ("indices", "values"))
         if not isinstance(places, dict) or not isinstance(replacements, dict):
             raise MeshFileError(f"{where} lacks its indices or values")
-        if places.get("componentType") not in (5121, 5123, 5125):
+        if places.get("componentType") not in [5121, 5123, 5125]:
             raise MeshFileError(f"{where} has indices of the type {_short(places.get('componentType'))}")
         if "bufferView" not in places or "bufferView" not in replacements:
             raise MeshFileError(f"{where} names no buffer view")

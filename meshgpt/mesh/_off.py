@@ -10,7 +10,7 @@ from meshgpt.mesh._limits import ReadLimits
 from meshgpt.mesh._text import excerpt, floats, integers, lines
 from meshgpt.mesh.polygons import Polygons
 
-KEYWORD = re.compile(rb"\s*(ST)?C?N?(4?)(n?)OFF(?![A-Za-z])", re.IGNORECASE)
+KEYWORD = re.compile(rb"(?:\s|#[^\n]*\n)*(ST)?C?N?(4?)(n?)OFF(?![A-Za-z])", re.IGNORECASE)
 
 
 def read_off(data: bytes, limits: ReadLimits) -> Polygons:
@@ -66,4 +66,7 @@ def _face(row: bytes, number: int) -> list[int]:
     (size,) = integers(words[:1], where)
     if not 0 <= size < len(words):
         raise MeshFileError(f"{where} should list {size} corners and has {len(words) - 1} numbers")
-    return integers(words[1 : size + 1], where)
+    corners = integers(words[1 : size + 1], where)
+    if corners and not -(2**62) < min(corners) <= max(corners) < 2**62:
+        raise MeshFileError(f"{where} refers to a vertex that no file can hold")
+    return corners

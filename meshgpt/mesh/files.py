@@ -65,7 +65,8 @@ def read_mesh(source, *, quads=False, up="y", merge=True, limits=None, file_type
     try:
         data = _content(source, limits)
         kind = _forced(file_type) if file_type is not None else _kind_of(data, name)
-        polygons = _parse(kind, data, limits, partial(_open_buffer, folder, limits))
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is found below
+            polygons = _parse(kind, data, limits, partial(_open_buffer, folder, limits))
         limits.check_polygons(polygons)
         return _assembled(polygons, quads, up, merge)
     except MeshFileError as error:
@@ -114,6 +115,7 @@ def _content(source, limits: ReadLimits) -> bytes:
     else:
         raise MeshFileError(f"is a {type(source).__name__}, a path, bytes or an open file is needed")
     limits.check_bytes(len(data))
+    data = data.removeprefix(b"\xef\xbb\xbf")  # the byte order mark of some text editors
     if not data.strip():
         raise MeshFileError("is empty")
     return data
