@@ -259,6 +259,7 @@ def _faces_of(dataset: MeshDataset) -> list[int]:
     return [record.mesh.num_faces for record in dataset]
 
 
+@pytest.mark.slow
 def test_a_view_travels_to_another_process(folder):
     view = MeshDataset(folder)[1:5]
     assert len(pickle.dumps(view)) < 2000

@@ -88,6 +88,8 @@ class MeshFolder:
     Raises `DataError` for a folder without such files, and with the file's name for one that cannot be read.
     """
 
+    readers: dict[str, Callable[[Path], Any]]
+
     @no_type_check
     def __init__(self, folder, read=read_mesh):
         self.folder = Path(folder)

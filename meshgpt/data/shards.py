@@ -87,7 +87,7 @@ def _packed(outcomes: Sequence[Outcome]) -> bytes:
 
 
 def _unpacked(path: Path) -> Iterable[Outcome]:
-    with np.load(path, allow_pickle=False) as arrays:
+    with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
         outcomes = []
         for index, entry in enumerate(json.loads(arrays["entries"].tobytes())):
             refused = f"vertices{index}" not in arrays
