@@ -8,6 +8,7 @@ from typing import Any, no_type_check
 
 import numpy as np
 
+from meshgpt.data.augment import augmentation_generator
 from meshgpt.errors import DataError
 from meshgpt.mesh.canonical import canonicalize
 from meshgpt.mesh.mesh import Mesh
@@ -122,7 +123,7 @@ class MeshExamples(Examples):
         example = self.plain(index)
         if self.view is None:
             return example
-        rng = np.random.default_rng((self.seed, epoch, int(index)))
+        rng = augmentation_generator(self.seed, epoch, int(index))
         return MeshExample(self.view(example.mesh, rng), example.text)
 
 

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from meshgpt.checkpoint import Pretrained
 from meshgpt.config import resolve_config
 from meshgpt.errors import ConfigError, NonFiniteLossError, TrainingError
-from meshgpt.tokenizers.autoencoder import evaluating
 from meshgpt.training.checkpoints import RunCheckpoints, RunState, read_checkpoint, write_checkpoint
 from meshgpt.training.ema import Ema
 from meshgpt.training.examples import Examples
@@ -61,7 +60,6 @@ class Trainer:
         self.val_examples = None if val_examples is None else _as_examples(val_examples)
         self.step = 0
         self.accelerator = build_accelerator(self.config, accelerator_kwargs)
-        seed_everything(self.config.seed + self.accelerator.process_index)
         self.loader = self._loader(self.examples, self.weights, self.config.seed)
         self.checkpoints = RunCheckpoints(self.folder / "checkpoints", self.config.keep_checkpoints)
         self.log_file = RunLog(self.folder, self.config.num_train_steps, self.config.progress, self.is_main)
@@ -82,6 +80,7 @@ class Trainer:
         self.parts = RunParts(self.model, self.optimizer.optimizer, self.ema, accelerator.scaler)
         self._meter = Meter(accelerator)
         self._before_step: RawRandomState | None = None
+        self._saved_random_state: dict[str, Any] | None = None
 
     def make_optimizer(self) -> torch.optim.Optimizer:
         """AdamW, or another optimizer in subclasses; weights of one dimension are never decayed."""
@@ -151,12 +150,21 @@ class Trainer:
             what = f"{self.folder} has the checkpoints of a run up to step {others[-1]}"
             raise TrainingError(f"{what}: go on with it (resume), or choose another folder, or remove it")
         self.model.train()
+        self._begin_randomness()
         first, end = (step * self.config.grad_accum_every for step in (self.step, self.config.num_train_steps))
         self._batches = self.loader.from_number(first, end, self.config.num_workers)
         self._figures: dict[str, float] = {}
-        self._saved_at = self.step if self.step else None
+        self._saved_at: int | None = None  # a resumed run saves again, in case it was killed before the model's export
         self.log_file.begin(self.step)
         self._clock = time.monotonic()
+
+    def _begin_randomness(self) -> None:
+        """Draws begin here, so that nothing that was drawn since the trainer was made changes the run."""
+        if self._saved_random_state is not None:
+            set_random_state(self._saved_random_state)
+        elif self.step == 0:
+            seed_everything(self.config.seed + self.accelerator.process_index)
+        self._saved_random_state = None
 
     @no_type_check
     def train_step(self, signals: StopSignals) -> int:
@@ -340,7 +348,7 @@ class Trainer:
         self.step = state.step
         random_states = state.values["random"]
         if self.accelerator.process_index < len(random_states):
-            set_random_state(random_states[self.accelerator.process_index])
+            self._saved_random_state = random_states[self.accelerator.process_index]
 
 
 class _LossModule(nn.Module):
@@ -354,6 +362,19 @@ class _LossModule(nn.Module):
     def forward(self, batch: Any) -> Losses:
         losses = self.objective.losses(self.model, batch)
         return Losses(losses.loss.float(), losses.metrics, losses.counts)
+
+
+@contextlib.contextmanager
+@no_type_check
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """A block in which `model` is in evaluation mode; every module in it returns to the mode that it had."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 @no_type_check

@@ -1,0 +1,271 @@
+"""A model on disk: round trips, damage, wrong models, interrupted saves, the Hub that is not there."""
+
+import json
+import time
+
+import huggingface_hub
+import pytest
+import torch
+from torch import nn
+
+import meshgpt.checkpoint as checkpoint
+from meshgpt.errors import CheckpointError
+from tests.training_toys import Toy, ToyConfig, equal_weights, weights_of
+
+
+class Other(Toy):
+    pass
+
+
+class Plain(checkpoint.Pretrained):
+    """A model without weights: only a config."""
+
+    config_class = ToyConfig
+    part = "plain"
+
+    def __init__(self, config):
+        self.config = config
+
+
+class WithArgument(Toy):
+    def __init__(self, tokenizer, config=None):
+        super().__init__(config)
+        self.tokenizer = tokenizer
+
+
+def test_a_saved_model_comes_back_equal_and_in_evaluation_mode(tmp_path):
+    model = Toy(width=5)
+    model.save_pretrained(tmp_path / "m")
+    again = Toy.from_pretrained(tmp_path / "m")
+    assert again.config == model.config and equal_weights(weights_of(model), weights_of(again))
+    assert not again.training
+
+
+def test_constructor_arguments_come_before_the_config(tmp_path):
+    WithArgument("tokenizer").save_pretrained(tmp_path)
+    assert WithArgument.from_pretrained(tmp_path, "another").tokenizer == "another"
+
+
+def test_a_model_without_weights_is_its_config_alone(tmp_path):
+    Plain(ToyConfig(width=3)).save_pretrained(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+    assert Plain.from_pretrained(tmp_path).config.width == 3
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_takes_half_the_bytes_and_comes_back_as_float32(tmp_path, dtype):
+    model = Toy(width=512)
+    model.save_pretrained(tmp_path / "whole")
+    model.save_pretrained(tmp_path / "half", dtype=dtype)
+    sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("whole", "half")]
+    assert sizes[1] < 0.6 * sizes[0]
+    again = Toy.from_pretrained(tmp_path / "half")
+    assert again.head.weight.dtype == torch.float32
+    assert torch.allclose(again.head.weight, model.head.weight, atol=1e-2)
+
+
+def test_an_unknown_dtype_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(CheckpointError, match="float32, bfloat16, float16, not as 'int4'"):
+        Toy().save_pretrained(tmp_path / "m", dtype="int4")
+    assert not (tmp_path / "m").exists()
+
+
+def test_tied_weights_are_stored_and_loaded(tmp_path):
+    class Tied(Toy):
+        def __init__(self, config=None):
+            super().__init__(config)
+            self.second = nn.Linear(8, 1)
+            self.second.weight = self.head.weight
+
+    model = Tied()
+    model.save_pretrained(tmp_path)
+    again = Tied.from_pretrained(tmp_path)
+    assert again.second.weight is again.head.weight
+    assert torch.equal(again.head.weight, model.head.weight)
+
+
+def test_other_files_in_the_folder_are_left_alone(tmp_path):
+    (tmp_path / "README.md").write_text("mine")
+    Toy().save_pretrained(tmp_path)
+    Toy().save_pretrained(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+
+
+def test_every_flipped_bit_and_every_cut_of_the_weights_is_noticed(tmp_path):
+    Toy().save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    good = path.read_bytes()
+    for place in range(0, len(good), 29):
+        path.write_bytes(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
+        with pytest.raises(CheckpointError, match="is damaged: its sha256 is"):
+            Toy.from_pretrained(tmp_path)
+        path.write_bytes(good[:place])
+        with pytest.raises(CheckpointError, match="is damaged"):
+            Toy.from_pretrained(tmp_path)
+
+
+def test_a_model_of_another_class_is_refused_by_name(tmp_path):
+    Other().save_pretrained(tmp_path)
+    assert checkpoint.saved_class(tmp_path) == "Other"
+    with pytest.raises(CheckpointError, match="holds a Other, not a Toy"):
+        Toy.from_pretrained(tmp_path)
+
+
+def test_missing_unexpected_and_misshapen_tensors_are_named(tmp_path):
+    tensors = weights_of(Toy())
+    tensors["extra"] = torch.zeros(2)
+    del tensors["seen"]
+    tensors["head.weight"] = torch.zeros(1, 9)
+    with pytest.raises(CheckpointError) as caught:
+        checkpoint.fill_module(Toy(), tensors, "here")
+    for part in ("missing seen ()", "unexpected extra (2,)", "head.weight is (1, 9), the model has (1, 8)"):
+        assert part in str(caught.value)
+
+
+def test_a_long_list_of_problems_is_cut():
+    with pytest.raises(CheckpointError, match="and 2 more"):
+        checkpoint.fill_module(Toy(), {f"x{i}": torch.zeros(1) for i in range(2)}, "here")
+
+
+def test_weights_that_are_not_there_are_reported(tmp_path):
+    Toy().save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"has no model\.safetensors"):
+        Toy.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is damaged"),
+        ("[]", "does not describe a model of this package"),
+        ('{"format": "other", "class": "Toy", "config": {}}', "does not describe a model"),
+        ('{"format": "meshgpt", "version": 99, "class": "Toy", "config": {}}', "format version 99"),
+    ],
+)
+def test_a_bad_config_file_is_explained(tmp_path, text, message):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(CheckpointError, match=message):
+        Toy.from_pretrained(tmp_path)
+
+
+def test_a_config_file_that_cannot_be_read_is_explained(tmp_path):
+    with pytest.raises(CheckpointError, match=r"cannot read .*config\.json"):
+        checkpoint.load_config(tmp_path, Toy)
+
+
+def test_tensors_that_are_not_safetensors_are_refused(tmp_path):
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(b"\x80\x04 a pickle")
+    with pytest.raises(CheckpointError, match="cannot be read as safetensors"):
+        checkpoint.read_tensors(path)
+
+
+@pytest.mark.parametrize("function", ["replace", "fsync"])
+def test_a_save_that_fails_at_any_step_leaves_a_whole_model(tmp_path, monkeypatch, function):
+    """The old one until config.json is replaced, the new one from then on."""
+    for nth in range(8):
+        folder = tmp_path / f"{nth}"
+        old, new = Toy(), Toy()
+        old.save_pretrained(folder)
+        left = [nth]
+        original = getattr(checkpoint.os, function)
+
+        def failing(*args, left=left, original=original):
+            left[0] -= 1
+            if left[0] == -1:
+                raise OSError(28, "No space left on device")
+            return original(*args)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoint.os, function, failing)
+            try:
+                new.save_pretrained(folder)
+            except CheckpointError as error:
+                assert "No space left on device" in str(error)
+        found = weights_of(Toy.from_pretrained(folder))
+        assert equal_weights(found, weights_of(old)) or equal_weights(found, weights_of(new))
+        last = Toy()
+        last.save_pretrained(folder)
+        assert equal_weights(weights_of(Toy.from_pretrained(folder)), weights_of(last))
+
+
+def test_weights_of_an_interrupted_save_are_found_by_their_hash_and_survive_the_next_failure(tmp_path, monkeypatch):
+    model = Toy()
+    model.save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").rename(tmp_path / "model.safetensors.new")
+    assert equal_weights(weights_of(Toy.from_pretrained(tmp_path)), weights_of(model))
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(CheckpointError, match="No space left"):
+        Toy().save_pretrained(tmp_path)
+    assert equal_weights(weights_of(Toy.from_pretrained(tmp_path)), weights_of(model))
+
+
+def test_a_folder_that_is_a_file_is_a_clear_error(tmp_path):
+    (tmp_path / "x").write_text("")
+    with pytest.raises(CheckpointError, match="cannot write"):
+        Toy().save_pretrained(tmp_path / "x")
+
+
+def test_the_part_of_a_pipeline_folder_is_found(tmp_path):
+    Toy().save_pretrained(tmp_path / "toy")
+    assert checkpoint.find_model(tmp_path, "toy") == tmp_path / "toy"
+
+
+def test_bundled_models_are_found_by_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "BUNDLED_MODELS", tmp_path)
+    Toy().save_pretrained(tmp_path / "lowpoly" / "toy")
+    assert checkpoint.bundled_models() == ["lowpoly"]
+    assert checkpoint.find_model("lowpoly", "toy") == tmp_path / "lowpoly" / "toy"
+    with pytest.raises(CheckpointError, match=r"no bundled model 'nothing' \(bundled: lowpoly\)"):
+        Toy.from_pretrained("nothing")
+
+
+def test_an_existing_folder_without_a_model_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match="holds no toy"):
+        Toy.from_pretrained(tmp_path)
+
+
+def test_without_a_network_a_hub_name_fails_within_two_seconds_and_says_the_ways_out():
+    start = time.process_time()  # of this process alone, as other tests may run beside it
+    with pytest.raises(
+        CheckpointError, match="Without a network: give the folder of a model, or the name of a bundled"
+    ):
+        Toy.from_pretrained("someone/something")
+    assert time.process_time() - start < 2
+
+
+def test_a_model_from_the_hub_is_read_from_its_snapshot(tmp_path, monkeypatch):
+    model = Toy()
+    model.save_pretrained(tmp_path / "toy")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *args, **keywords: str(tmp_path))
+    assert equal_weights(weights_of(Toy.from_pretrained("me/it")), weights_of(model))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *args, **keywords: str(tmp_path / "none"))
+    with pytest.raises(CheckpointError, match="the Hub repository 'me/it' holds no toy"):
+        Toy.from_pretrained("me/it")
+
+
+def test_push_to_hub_uploads_the_two_files(monkeypatch):
+    seen = {}
+
+    class FakeApi:
+        def create_repo(self, repository, private, exist_ok):
+            return f"https://hub/{repository}"
+
+        def upload_folder(self, repo_id, folder_path, commit_message):
+            seen.update(repo=repo_id, files=sorted(p.name for p in checkpoint.Path(folder_path).iterdir()))
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", FakeApi)
+    assert Toy().push_to_hub("me/it") == "https://hub/me/it"
+    assert seen == {"repo": "me/it", "files": ["config.json", "model.safetensors"]}
+
+
+def test_config_json_is_readable_and_complete(tmp_path):
+    Toy(width=6).save_pretrained(tmp_path)
+    entry = json.loads((tmp_path / "config.json").read_text())
+    assert entry["class"] == "Toy" and entry["config"] == {"width": 6, "dropout": 0.0}
+    assert entry["weights"]["sha256"] == checkpoint.file_sha256(tmp_path / "model.safetensors")
