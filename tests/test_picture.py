@@ -306,7 +306,8 @@ def test_a_contact_sheet_has_a_tile_for_each_mesh():
     meshes = [cube(), square(), cube(quads=True), cube(), square()]
     sheet = contact_sheet(meshes, size=32)
     assert sheet.shape == (64, 96, 3)  # nearly square: 2 rows of 3
-    assert (sheet[:32, 32:64] == render(square(), 32)).all()
+    flat = Style().background[1:] * 2
+    assert (sheet[:32, 32:64] == render(square(), 32, background=flat)).all()
     assert (sheet[32:, 64:] == sheet[-1, -1]).all()  # the last place is empty
     assert contact_sheet(meshes, columns=5, size=32).shape == (32, 160, 3)
     assert contact_sheet(meshes[:2], columns=9, size=32).shape == (32, 64, 3)

@@ -22,7 +22,7 @@ from meshgpt.mesh.raster import coverage, edge_distance, rasterize
 LARGEST_SIZE = 8192
 BACK_FACE_OFFSET = 1e-4  # of the depth range: of two faces in one place, the one that looks at us is seen
 KEY_LIGHT = np.array([-0.42, 0.62, 0.66])  # from the mesh towards the light; x right, y up, z to the eye; unit length
-KEY_COLOUR = np.array([0.66, 0.63, 0.58])  # a little warm,
+KEY_COLOUR = np.array([0.64, 0.61, 0.56])  # a little warm,
 SKY_COLOUR = np.array([0.16, 0.19, 0.24])  # and a little cool
 SHADOW_LEAN = (0.16, -0.12)  # shift of the shadow per unit of height, to the right and away from the eye
 
@@ -42,7 +42,7 @@ class Style(Config):
     front: str = "#afc7ee"
     back: str = "#e8623d"
     line: str = "#16233b"
-    background: tuple[str, ...] = ("#fdfdfe", "#e2e6ed")
+    background: tuple[str, ...] = ("#fdfdfe", "#e8ecf2")
     wireframe: bool = True
     line_width: Real = 2.0
     shadow: Real = 0.32
@@ -147,7 +147,7 @@ def _lit(triangles: _Triangles, colours: np.ndarray, camera: Camera, style: Styl
     key = ((toward_key + 0.3) / 1.3).clip(0, 1)[:, None] * KEY_COLOUR
     sky = (1 + triangles.normals[:, 1:2]) / 2 * SKY_COLOUR
     colour = np.where(triangles.is_back[:, None], _rgb(style.back), colours[triangles.face])
-    return (colour * (0.3 + key + sky)).clip(0, 255)
+    return (colour * (0.36 + key + sky)).clip(0, 255)
 
 
 def _compose(picture: np.ndarray, lit: np.ndarray, triangles: _Triangles, style: Style) -> np.ndarray:
@@ -251,7 +251,7 @@ def _checked_colours(face_colors, mesh, style):
 def contact_sheet(
     meshes, columns=None, size=256, titles=None, camera=None, style=None, **fields
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """One picture of many meshes, row after row, each fitted into its own square of `size` pixels.
+    """One picture of many meshes, row after row, each fitted into its own square of `size` pixels, on a flat background.
 
     columns: as many as make the sheet nearly square if not given.
     titles: one short line below each mesh (needs the extra `pictures`); shortened where too long.
@@ -265,6 +265,7 @@ def contact_sheet(
         raise DataError(f"a contact sheet of {len(meshes)} meshes needs as many titles, got {len(titles)}")
     columns = max(1, min(len(meshes), columns or int(np.ceil(np.sqrt(len(meshes))))))
     camera, style = _camera_and_style(camera, style, fields)
+    style = dataclasses.replace(style, background=style.background[1:] * 2)  # flat, so that the tiles join
     tiles = [render(mesh, size, camera, style) for mesh in meshes]
     if titles is not None:
         tiles = [_with_title(tile, title, style) for tile, title in zip(tiles, titles, strict=True)]

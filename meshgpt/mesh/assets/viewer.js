@@ -5,6 +5,7 @@
   const FRONT = "#afc7ee", BACK = "#e8623d", LINE = "#16233b";
   const VIEW = new THREE.Vector3(Math.cos(0.4) * Math.sin(0.6), Math.sin(0.4), Math.cos(0.4) * Math.cos(0.6));
   const HALF_ANGLE = 0.25; // half the field of view, radians
+  const SHARP = Math.cos(0.8); // creases of more than so many radians stay sharp when shading is smooth
   const REACH = 1.5; // half the side of the ground that takes a shadow; meshes lie in [-1, 1]
 
   // ---- The meshes, as Python packed them
@@ -72,10 +73,12 @@
     const { centre, scale, low } = frame(mesh);
     const placed = new Float32Array(mesh.vertices.length);
     for (let i = 0; i < placed.length; i++) placed[i] = (mesh.vertices[i] - centre[i % 3]) * scale;
-    const position = new THREE.BufferAttribute(placed, 3);
-    surface.setAttribute("position", position); surface.setIndex(new THREE.BufferAttribute(mesh.triangles, 1));
-    surface.computeVertexNormals();
-    wire.setAttribute("position", position); wire.setIndex(new THREE.BufferAttribute(mesh.edges, 1));
+    const corners = new Float32Array(3 * mesh.triangles.length);
+    mesh.triangles.forEach((vertex, i) => corners.set(placed.subarray(3 * vertex, 3 * vertex + 3), 3 * i));
+    surface.setAttribute("position", new THREE.BufferAttribute(corners, 3));
+    surface.setAttribute("normal", new THREE.BufferAttribute(softNormals(corners, mesh.triangles), 3));
+    wire.setAttribute("position", new THREE.BufferAttribute(placed, 3));
+    wire.setIndex(new THREE.BufferAttribute(mesh.edges, 1));
     const front = new THREE.Mesh(surface, materials.front), back = new THREE.Mesh(surface, materials.back);
     const lines = new THREE.LineSegments(wire, materials.lines);
     const texture = shadow(placed, mesh.triangles), ground = new THREE.Mesh(new THREE.PlaneGeometry(2 * REACH, 2 * REACH), materials.ground);
@@ -85,6 +88,27 @@
     const use = () => { materials.ground.map = texture; materials.lines.opacity = darkness; };
     const dispose = () => { texture.dispose(); for (const { geometry } of group.children) geometry.dispose(); };
     return { group, use, dispose, radius: radius(placed, mesh.triangles) };
+  }
+
+  // For smooth shading, each corner's mean normal of the faces around its vertex, save those beyond a sharp crease.
+  function softNormals(corners, triangles) {
+    const count = triangles.length / 3, normals = new Float32Array(corners.length), around = new Map(), faces = [];
+    for (let t = 0; t < count; t++) {
+      const [a, b, c] = [0, 1, 2].map((i) => corner(corners, 3 * t + i)), vector = b.sub(a).cross(c.sub(a));
+      faces.push({ vector, unit: vector.clone().normalize() });
+    }
+    triangles.forEach((vertex, i) => { around.has(vertex) ? around.get(vertex).push(i) : around.set(vertex, [i]); });
+    for (const uses of around.values()) {
+      for (const i of uses) {
+        const { unit } = faces[Math.floor(i / 3)], sum = new THREE.Vector3();
+        for (const j of uses) {
+          const other = faces[Math.floor(j / 3)];
+          if (unit.dot(other.unit) > SHARP) sum.add(other.vector);
+        }
+        (sum.lengthSq() ? sum.normalize() : unit).toArray(normals, 3 * i);
+      }
+    }
+    return normals;
   }
 
   // One set for all meshes of a view: each new material would be a shader to compile. Backs lie a little behind fronts,
