@@ -5,6 +5,8 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from meshgpt.nn.normalization import RMSNorm
+
 
 class LocalAttention(nn.Module):
     """Each position attends to its own window and to the one on either side."""
@@ -12,13 +14,13 @@ class LocalAttention(nn.Module):
     def __init__(self, dim: int, heads: int = 8, dim_head: int = 32, window: int = 64):
         super().__init__()
         self.heads, self.window = heads, window
-        self.norm = nn.RMSNorm(dim)
+        self.norm = RMSNorm(dim)
         self.to_qkv = nn.Linear(dim, 3 * heads * dim_head, bias=False)
         self.to_out = nn.Linear(heads * dim_head, dim, bias=False)
 
     def forward(self, x: Float[Tensor, "b n d"], mask: Bool[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
         length, w = x.shape[1], self.window
-        extra = -length % w
+        extra = w if length == 0 else -length % w
         qkv = nn.functional.pad(self.to_qkv(self.norm(x)), (0, 0, 0, extra))
         q, k, v = rearrange(qkv, "b (c w) (t h d) -> t b c h w d", t=3, w=w, h=self.heads)
         seen = rearrange(nn.functional.pad(mask, (0, extra)), "b (c w) -> b c 1 1 w", w=w)
@@ -40,7 +42,7 @@ class LinearAttention(nn.Module):
     def __init__(self, dim: int, heads: int = 8, dim_head: int = 16):
         super().__init__()
         self.heads = heads
-        self.norm = nn.RMSNorm(dim)
+        self.norm = RMSNorm(dim)
         self.to_qkv = nn.Linear(dim, 3 * heads * dim_head, bias=False)
         self.to_out = nn.Linear(heads * dim_head, dim, bias=False)
 
@@ -59,7 +61,7 @@ class FeedForward(nn.Module):
     def __init__(self, dim: int, mult: float = 4.0):
         super().__init__()
         inner = int(dim * mult * 2 / 3)
-        self.norm = nn.RMSNorm(dim)
+        self.norm = RMSNorm(dim)
         self.to_hidden = nn.Linear(dim, 2 * inner)
         self.to_out = nn.Linear(inner, dim)
 

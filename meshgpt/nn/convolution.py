@@ -7,6 +7,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch_geometric.nn import SAGEConv
 
+from meshgpt.nn.normalization import RMSNorm
+
 
 class GraphBlock(nn.Module):
     """One SAGEConv layer (arXiv:1706.02216) with LayerNorm, SiLU and a residual path."""
@@ -42,7 +44,7 @@ class SequenceBlock(nn.Module):
 
     def __init__(self, dim_in: int, dim_out: int, kernel: int = 3, dropout: float = 0.0):
         super().__init__()
-        self.norms = nn.ModuleList([nn.RMSNorm(dim_in), nn.RMSNorm(dim_out)])
+        self.norms = nn.ModuleList([RMSNorm(dim_in), RMSNorm(dim_out)])
         self.convs = nn.ModuleList(
             [nn.Conv1d(a, dim_out, kernel, padding=kernel // 2) for a in (dim_in, dim_out)]
         )
@@ -71,6 +73,8 @@ class SequenceResidualNetwork(nn.Module):
         self.dim_out = dims[-1]
 
     def forward(self, x: Float[Tensor, "b n d"], mask: Bool[Tensor, "b n"]) -> Float[Tensor, "b n d2"]:
+        if mask.shape[1] == 0:  # a convolution has no answer to a sequence of no faces
+            return x.new_zeros((*mask.shape, self.dim_out))
         x = x.masked_fill(~mask[..., None], 0.0)
         x = self.init_conv(x.transpose(1, 2)).transpose(1, 2)
         for block in self.blocks:

@@ -30,8 +30,11 @@ def fourier_features(values: Float[Tensor, "*shape"], frequencies: int) -> Float
 
 
 def to_bins(values: Tensor, low: float, high: float, size: int) -> Tensor:
-    """Bins 0 .. size - 1 of values spread evenly over [low, high]; outside values fall into the outermost bins."""
-    return ((values.float() - low) / (high - low) * size).floor().clamp(0, size - 1).long()
+    """Bins 0 .. size - 1 of values spread evenly over [low, high]; outside values fall into the outermost bins.
+
+    Right angles and axis-aligned normals fall between two bins; a nudge keeps rounding from deciding which.
+    """
+    return ((values.float() - low) / (high - low) * size + 1e-2).floor().clamp(0, size - 1).long()
 
 
 class PositionEmbedding(nn.Module):

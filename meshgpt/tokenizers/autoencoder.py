@@ -211,6 +211,8 @@ class MeshAutoencoder(nn.Module, MeshTokenizer, Pretrained):
 
     def _decode_packed(self, codes: Int[Tensor, "nf t"], mask: Bool[Tensor, "b n"]) -> Int[Tensor, "nf k 3"]:
         """Bins of each corner. Within a mesh, corners of equal codes are one vertex."""
+        if len(codes) == 0:
+            return codes.new_zeros((0, self.corners, 3))
         corner_codes = rearrange(codes, "nf (k q) -> (nf k) q", k=self.corners)
         owner = mask.nonzero()[:, 0].repeat_interleave(self.corners)
         keys = torch.cat((owner[:, None], corner_codes), dim=1)

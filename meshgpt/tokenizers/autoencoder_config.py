@@ -1,7 +1,6 @@
 """The config of `MeshAutoencoder`."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 from meshgpt.config import Config
 
@@ -31,7 +30,7 @@ class MeshAutoencoderConfig(Config):
     codebook_size: int = 16384
     use_residual_lfq: bool = True  # False: residual vector quantisation
     # grid: codes begin as the bits of the position, and training adds to them
-    code_init: Literal["grid", "random"] = "grid"
+    code_init: str = "grid"
     # With grid codes: how far features move values from the anchor, in units of the smallest distance at which a sign
     # turns. Below 1 the bits of the position cannot be lost, and only the bits beside them are learned.
     code_freedom: float = 0.9

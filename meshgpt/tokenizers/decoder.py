@@ -14,6 +14,40 @@ from meshgpt.tokenizers.autoencoder_config import MeshAutoencoderConfig
 NOISE_FREQUENCIES = 4
 
 
+class FaceContext(nn.Module):
+    """What the faces of each vertex, in their sequence, add to it: attention and a 1-D network, averaged over corners."""
+
+    def __init__(self, config: MeshAutoencoderConfig):
+        super().__init__()
+        dims, features = config.decoder_dims_through_depth, config.corners * config.dim_codebook
+        width = dims[0] if dims else config.dim_codebook
+        self.project_in = nn.Linear(features, width)
+        self.attention = nn.ModuleList(
+            [FaceAttentionBlock(width, *config.attention_shape) for _ in range(config.attn_decoder_depth)]
+        )
+        self.sequence = (
+            SequenceResidualNetwork(width, dims, config.init_decoder_conv_kernel, config.dropout) if dims else None
+        )
+        dim_faces = dims[-1] if dims else width
+        self.norm = nn.LayerNorm(dim_faces)
+        self.project_corners = nn.Linear(dim_faces, features)
+        self.gate = nn.Parameter(torch.tensor(config.graph_gate_init))
+
+    def forward(
+        self, vertices: Float[Tensor, "nv d"], corners: Int[Tensor, "nf k"], face_mask: Bool[Tensor, "b n"]
+    ) -> Float[Tensor, "nv d"]:
+        faces = self.project_in(rearrange(vertices[corners], "nf k d -> nf (k d)"))
+        padded = faces.new_zeros((*face_mask.shape, faces.shape[-1]))
+        padded[face_mask] = faces
+        for block in self.attention:
+            padded = block(padded, face_mask)
+        if self.sequence is not None:
+            padded = self.sequence(padded, face_mask)
+        per_corner = self.project_corners(self.norm(padded[face_mask]))
+        per_corner = rearrange(per_corner, "nf (k d) -> (nf k) d", k=corners.shape[1])
+        return self.gate * scatter_mean(per_corner, corners.reshape(-1), len(vertices))
+
+
 class MeshDecoder(nn.Module):
     """Logits over coordinate bins for each vertex.
 
@@ -24,20 +58,8 @@ class MeshDecoder(nn.Module):
 
     def __init__(self, config: MeshAutoencoderConfig):
         super().__init__()
-        self.config, dim, k = config, config.dim_codebook, config.corners
-        dims = config.decoder_dims_through_depth
-        width = dims[0] if dims else dim
-        self.project_in = nn.Linear(k * dim, width)
-        self.attention = nn.ModuleList(
-            [FaceAttentionBlock(width, *config.attention_shape) for _ in range(config.attn_decoder_depth)]
-        )
-        self.sequence = (
-            SequenceResidualNetwork(width, dims, config.init_decoder_conv_kernel, config.dropout) if dims else None
-        )
-        dim_faces = dims[-1] if dims else width
-        self.norm = nn.LayerNorm(dim_faces)
-        self.project_corners = nn.Linear(dim_faces, k * dim)
-        self.gate = nn.Parameter(torch.tensor(config.graph_gate_init))
+        dim = config.dim_codebook
+        self.faces = FaceContext(config) if config.has_decoder_context else None
         self.noise = nn.Linear(2 * NOISE_FREQUENCIES, dim) if config.vertex_noise > 0 else None
         self.network = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 2 * dim), nn.SiLU(), nn.Linear(2 * dim, dim))
         self.to_logits = nn.Linear(dim, 3 * config.num_discrete_coors)
@@ -53,23 +75,10 @@ class MeshDecoder(nn.Module):
         noise_level: Float[Tensor, " nv"] | None = None,
     ) -> Float[Tensor, "nv 3 r"]:
         """`face_mask` has one True for each row of `corners`; `noise_level` in 0 .. 1 where the model has it."""
-        if self.config.has_decoder_context:
-            vertices = vertices + self.gate * self.context(vertices, corners, face_mask)
+        if self.faces is not None:
+            vertices = vertices + self.faces(vertices, corners, face_mask)
         if self.noise is not None:
             level = vertices.new_zeros(len(vertices)) if noise_level is None else noise_level
             vertices = vertices + self.noise(fourier_features(level, NOISE_FREQUENCIES).to(vertices.dtype))
         vertices = vertices + self.network(vertices)
         return rearrange(self.to_logits(vertices), "nv (c r) -> nv c r", c=3)
-
-    def context(self, vertices: Tensor, corners: Tensor, face_mask: Tensor) -> Float[Tensor, "nv d"]:
-        """What the faces of each vertex, in their sequence, add to it."""
-        faces = self.project_in(rearrange(vertices[corners], "nf k d -> nf (k d)"))
-        padded = faces.new_zeros((*face_mask.shape, faces.shape[-1]))
-        padded[face_mask] = faces
-        for block in self.attention:
-            padded = block(padded, face_mask)
-        if self.sequence is not None:
-            padded = self.sequence(padded, face_mask)
-        per_corner = self.project_corners(self.norm(padded[face_mask]))
-        per_corner = rearrange(per_corner, "nf (k d) -> (nf k) d", k=self.config.corners)
-        return scatter_mean(per_corner, corners.reshape(-1), len(vertices))

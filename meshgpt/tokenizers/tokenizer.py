@@ -65,7 +65,7 @@ class MeshTokenizer(ABC):
 
         Raises `CodesError` for ids out of range or that do not fill whole faces.
         """
-        ids = torch.as_tensor(ids)
+        ids = torch.as_tensor(ids, dtype=None if len(ids) else torch.long)
         if ids.ndim != 1 or ids.is_floating_point():
             raise CodesError(f"decode takes a flat list of integer ids, got shape {tuple(ids.shape)} of {ids.dtype}")
         self.check_codes(ids)
