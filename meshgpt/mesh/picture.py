@@ -17,7 +17,7 @@ from meshgpt.config import Config, resolve_config
 from meshgpt.errors import ConfigError, DataError, MissingExtraError
 from meshgpt.mesh.camera import Camera, Real
 from meshgpt.mesh.mesh import Mesh
-from meshgpt.mesh.raster import coverage, edge_distance, rasterize
+from meshgpt.mesh.raster import coverage, edge_distance, rasterize, twice_area
 
 LARGEST_SIZE = 8192
 BACK_FACE_OFFSET = 1e-4  # of the depth range: of two faces in one place, the one that looks at us is seen
@@ -126,8 +126,7 @@ def _visible_triangles(mesh: Mesh, camera: Camera, height: int, width: int) -> _
     kept = np.isfinite(projected).all(axis=(1, 2))
     projected, drawn, face = projected[kept], drawn[kept], face[kept]
     points = _to_pixels(projected[..., :2], height, width)
-    (dx1, dy1), (dx2, dy2) = (points[:, 1] - points[:, 0]).T, (points[:, 2] - points[:, 0]).T
-    is_back = dx1 * dy2 - dx2 * dy1 > 0  # y runs down in pixels
+    is_back = twice_area(points) > 0  # y runs down in pixels
     depth = projected[..., 2]
     low, high = (depth.min(), depth.max()) if depth.size else (0.0, 1.0)
     nearness = (depth - low) / ((high - low) or 1.0) * (1 - BACK_FACE_OFFSET)
@@ -174,9 +173,8 @@ def _ink(triangles: _Triangles, triangle: np.ndarray, pixels: np.ndarray, width:
     """How much of each sample the wireframe covers, in [0, 1]; lines are `half` samples wide on either face beside."""
     distance = edge_distance(triangles.points, triangles.drawn, triangle, pixels, width)
     edges = np.roll(triangles.points, -1, axis=1) - triangles.points
-    area = np.abs(edges[:, 0, 0] * edges[:, 1, 1] - edges[:, 0, 1] * edges[:, 1, 0]) / 2
     perimeter = np.hypot(edges[..., 0], edges[..., 1]).sum(axis=1)
-    radius = 2 * area / np.maximum(perimeter, 1e-9)  # of the inscribed circle
+    radius = np.abs(twice_area(triangles.points)) / np.maximum(perimeter, 1e-9)  # of the inscribed circle
     strength = (radius / (4 * half)).clip(0.1, 1)
     return (half + 0.5 - distance).clip(0, 1) * strength.astype(np.float32)[triangle]
 
@@ -251,7 +249,7 @@ def _checked_colours(face_colors, mesh, style):
 def contact_sheet(
     meshes, columns=None, size=256, titles=None, camera=None, style=None, **fields
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """One picture of many meshes, row after row, each fitted into its own square of `size` pixels, on a flat background.
+    """One picture of many meshes, row after row, each in its own square of `size` pixels, on one flat background.
 
     columns: as many as make the sheet nearly square if not given.
     titles: one short line below each mesh (needs the extra `pictures`); shortened where too long.

@@ -34,6 +34,12 @@ def coverage(points: Float[np.ndarray, "nt 3 2"], height: int, width: int) -> Bo
     return rasterize(points, np.ones(points.shape[:2]), height, width) >= 0
 
 
+def twice_area(points: Float[np.ndarray, "nt 3 2"]) -> Float[np.ndarray, " nt"]:
+    """Twice the signed area of each triangle; positive if its corners go clockwise, seen with y down."""
+    (dx1, dy1), (dx2, dy2) = (points[:, 1] - points[:, 0]).T, (points[:, 2] - points[:, 0]).T
+    return dx1 * dy2 - dx2 * dy1
+
+
 def edge_distance(
     points: Float[np.ndarray, "nt 3 2"],
     drawn: Bool[np.ndarray, "nt 3"],
@@ -66,7 +72,7 @@ def _parts(points: np.ndarray, height: int, width: int) -> list[np.ndarray]:
     low = np.clip(points.min(axis=1), 0, (width, height))
     high = np.clip(points.max(axis=1), 0, (width, height))
     sides = np.ceil(high - low)
-    seen = np.flatnonzero((sides > 0).all(axis=1))
+    seen = np.flatnonzero((sides > 0).all(axis=1) & (twice_area(points) != 0))
     group = np.cumsum(sides[seen].prod(axis=1)) // PIXELS_AT_ONCE
     return np.split(seen, np.flatnonzero(np.diff(group)) + 1) if len(seen) else []
 
@@ -87,8 +93,10 @@ def _fragments(points: np.ndarray, nearness: np.ndarray, height: int, width: int
     at_start = slope_x * (start + 0.5) + slope_y * (row + 0.5) + constant
     along = _count(columns)
     depth = np.repeat(at_start, columns) + np.repeat(slope_x, columns) * along
+    # No pixel is nearer or farther than the corners, though the planes of slivers are steep and inexact.
+    low, high = (np.repeat(limit[triangle], columns) for limit in (nearness.min(axis=1), nearness.max(axis=1)))
     pixel = np.repeat(row * width + start, columns) + along
-    return pixel, np.clip(depth, 0.0, 1.0), np.repeat(triangle, columns)
+    return pixel, np.clip(depth, low, high), np.repeat(triangle, columns)
 
 
 def _first_centre(position: np.ndarray, size: int) -> np.ndarray:
@@ -118,11 +126,10 @@ def _crossing(x: np.ndarray, y: np.ndarray, upper: int, lower: int, row: np.ndar
 
 
 def _planes(points: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """value = slope_x * x + slope_y * y + constant through the corners of each triangle; flat where it has no area."""
+    """value = slope_x * x + slope_y * y + constant through the corners of each triangle, which has an area."""
     (dx1, dy1), (dx2, dy2) = (points[:, 1] - points[:, 0]).T, (points[:, 2] - points[:, 0]).T
     dv1, dv2 = values[:, 1] - values[:, 0], values[:, 2] - values[:, 0]
-    area = dx1 * dy2 - dx2 * dy1
-    safe = np.where(area == 0, 1.0, area)
-    slope_x = np.where(area == 0, 0.0, (dv1 * dy2 - dv2 * dy1) / safe)
-    slope_y = np.where(area == 0, 0.0, (dx1 * dv2 - dx2 * dv1) / safe)
+    area = twice_area(points)
+    slope_x = (dv1 * dy2 - dv2 * dy1) / area
+    slope_y = (dx1 * dv2 - dx2 * dv1) / area
     return slope_x, slope_y, values[:, 0] - slope_x * points[:, 0, 0] - slope_y * points[:, 0, 1]
