@@ -258,7 +258,7 @@ def test_a_result_inside_the_folder_is_not_read_as_a_source(folder):
 # stopped and gone on
 
 
-def test_a_stop_at_any_file_costs_nothing_and_changes_nothing(folder, tmp_path, monkeypatch):
+def test_a_stop_at_any_file_costs_nothing_and_changes_nothing(folder, tmp_path, monkeypatch, capsys):
     build(folder, tmp_path / "whole")
     reads = []
 
@@ -269,9 +269,10 @@ def test_a_stop_at_any_file_costs_nothing_and_changes_nothing(folder, tmp_path, 
         return read_mesh(path, **keywords)
 
     monkeypatch.setattr(build_module, "read_mesh", counting)
-    for _ in range(2):
+    for done in (2, 4):
         with pytest.raises(KeyboardInterrupt):
-            build(folder, tmp_path / "parts")
+            build_dataset(folder, tmp_path / "parts", workers=0)
+        assert f"stopped at {done} of 9 files; the same call goes on from there" in capsys.readouterr().err
         assert not (tmp_path / "parts").exists()
     report = build(folder, tmp_path / "parts")
     assert files_of(tmp_path / "parts") == files_of(tmp_path / "whole") and report.meshes == 5

@@ -10,6 +10,7 @@ and gives the same bytes as one that was not.
 import hashlib
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -167,7 +168,12 @@ def _all_outcomes(
             if len(fresh) >= SHARD_SIZE or time.monotonic() - last > SHARD_SECONDS:
                 shards.write(fresh)
                 fresh, last = [], time.monotonic()
-    finally:  # also after Ctrl-C: nothing that was read is read again
+    except KeyboardInterrupt:
+        if progress:
+            read = sum((file.path, file.stamp) in done for file in files)
+            bar.write(f"stopped at {read} of {len(files)} files; the same call goes on from there", file=sys.stderr)
+        raise
+    finally:  # whatever happened: nothing that was read is read again
         bar.close()
         shards.write(fresh)
     return [done[(file.path, file.stamp)] for file in files]

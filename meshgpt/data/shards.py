@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -57,10 +58,7 @@ class Shards:
 
     def remove(self) -> None:
         """The folder and what any build has left in it."""
-        for path in self.folder.glob("*.npz*"):
-            path.unlink()
-        if self.folder.is_dir():
-            self.folder.rmdir()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def write_whole(path: Path, data: bytes) -> None:
