@@ -238,6 +238,18 @@ def test_a_mesh_without_faces_or_without_area_gives_a_picture():
     assert (render(line, 48, shadow=0.0) == blank).all()
 
 
+@pytest.mark.filterwarnings("error")
+def test_any_finite_mesh_gives_a_picture_without_a_warning():
+    rng = np.random.default_rng(3)
+    for trial in range(60):
+        vertices = rng.choice([0.0, 1.0, -1.0, 1e-3, 1e-9, 7.0], (9, 3)) * 10.0 ** rng.integers(-30, 30)
+        faces = rng.integers(-1 if trial % 2 else 0, 9, (20, 3 + trial % 2))
+        faces[:, :3] = np.abs(faces[:, :3])
+        view = {"azimuth": rng.uniform(-9, 9), "elevation": rng.choice([-1.0, 0.0, 0.4, math.pi / 2])}
+        picture = render(Mesh(vertices, faces), 24, field_of_view=float(rng.choice([0.0, 0.5, 2.0])), **view)
+        assert picture.shape == (24, 24, 3)
+
+
 def test_a_shadow_darkens_the_ground_only_when_seen_from_above():
     mesh = cube()
     with_shadow, without = render(mesh, 96, shadow=0.5), render(mesh, 96, shadow=0.0)

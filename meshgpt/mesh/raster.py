@@ -6,6 +6,7 @@ from jaxtyping import Bool, Float, Int
 # Pixels of bounding boxes that are worked on at once: bounds the memory, whatever the number of triangles.
 PIXELS_AT_ONCE = 1 << 20
 FAR_AWAY = 1e6  # pixels; the distance to an edge that is not drawn
+SMALLEST = 1e-9  # twice the area in pixels of a triangle that is too small to be seen
 DEPTH_STEPS = 2.0**32 - 1
 
 
@@ -72,7 +73,7 @@ def _parts(points: np.ndarray, height: int, width: int) -> list[np.ndarray]:
     low = np.clip(points.min(axis=1), 0, (width, height))
     high = np.clip(points.max(axis=1), 0, (width, height))
     sides = np.ceil(high - low)
-    seen = np.flatnonzero((sides > 0).all(axis=1) & (twice_area(points) != 0))
+    seen = np.flatnonzero((sides > 0).all(axis=1) & (np.abs(twice_area(points)) > SMALLEST))
     group = np.cumsum(sides[seen].prod(axis=1)) // PIXELS_AT_ONCE
     return np.split(seen, np.flatnonzero(np.diff(group)) + 1) if len(seen) else []
 
