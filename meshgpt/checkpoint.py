@@ -59,14 +59,20 @@ class Pretrained:
 
     def push_to_hub(self, repository: str, private: bool = False, dtype: str | None = None) -> str:
         """Uploads the model to the Hub repository "owner/name", which is made if need be; gives its address."""
-        from huggingface_hub import HfApi
+        return upload(self, repository, private, dtype)
 
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder, dtype=dtype)
-            api = HfApi()
-            address = api.create_repo(repository, private=private, exist_ok=True)
-            api.upload_folder(repo_id=repository, folder_path=folder, commit_message=f"Save {type(self).__name__}")
-        return str(address)
+
+@no_type_check
+def upload(model, repository: str, private: bool = False, dtype: str | None = None) -> str:
+    """Saves anything with `save_pretrained` to the Hub repository "owner/name"; gives its address."""
+    from huggingface_hub import HfApi
+
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder, dtype=dtype)
+        api = HfApi()
+        address = api.create_repo(repository, private=private, exist_ok=True)
+        api.upload_folder(repo_id=repository, folder_path=folder, commit_message=f"Save {type(model).__name__}")
+    return str(address)
 
 
 @no_type_check

@@ -67,13 +67,14 @@ class MeshTransformerConfig(Config):
     code_digits: int = 2
     coarse_pre_gateloop_depth: int = 0
     coarse_post_gateloop_depth: int = 0
-    fine_pre_gateloop_depth: int = 0
+    fine_pre_gateloop_depth: int = 0  # before the fine stack, over the codes of all faces so far
     coarse_layers: tuple[LayerSpec, ...] = ()  # in place of the depths above
     fine_layers: tuple[LayerSpec, ...] = ()
     face_features: tuple[
         str, ...
     ] = ()  # of "angles", "area", "normal", "corners": what the coarse stack is told of a face
     fine_context_faces: int = 0  # how many faces before the current one the fine stack reads code by code
+    copy_dim: int = 0  # width of the pointer to vertices said before; 0: none
     distance_bias: bool = False  # attention between faces knows their distance, in the sequence and in space
     rotary_pos_emb: bool = True
     abs_pos_emb: bool = False  # a learned vector for each place in the sequence
@@ -108,6 +109,7 @@ class MeshTransformerConfig(Config):
             "coarse_post_gateloop_depth",
             "fine_pre_gateloop_depth",
             "fine_context_faces",
+            "copy_dim",
             "attn_num_mem_kv",
         ):
             self.require(getattr(self, field) >= 0, field, "not be negative")
@@ -134,7 +136,7 @@ class MeshTransformerConfig(Config):
 
     @property
     def fine_stack(self) -> StackSpec:
-        layers = _kinds(self.fine_layers or usual_layers(self.fine_pre_gateloop_depth, self.fine_attn_depth))
+        layers = _kinds(self.fine_layers or usual_layers(0, self.fine_attn_depth))
         return self._stack(self.dims[1], layers, self.fine_attn_heads, self.fine_attn_dim_head, False)
 
     def _stack(self, dim: int, layers: tuple[str, ...], heads: int, dim_head: int, rotary: bool) -> StackSpec:

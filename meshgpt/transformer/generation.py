@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from meshgpt.transformer.cache import empty_cache
+from meshgpt.transformer.copying import CopyingHead
+from meshgpt.transformer.heads import CodeHead
 from meshgpt.transformer.model import FaceWriter
+from meshgpt.transformer.recurrence import Recurrence
 from meshgpt.transformer.sampling import Chooser, Streams
 
 
@@ -44,15 +47,17 @@ class Request:
 class Reader(Protocol):
     """What the loop asks of the model, cached or not: the same numbers either way."""
 
-    def start_face(self) -> None: ...
-    def read_code(self, x: Float[Tensor, "b 1 d"]) -> Float[Tensor, "b d"]: ...
-    def read_face(self, faces: Int[Tensor, "b 1 t"]) -> None: ...
-    def select(self, rows: Tensor) -> None: ...
-
-    @property
-    def condition(self) -> Float[Tensor, "b d"]: ...  # what the coarse stack says of the next face
     @property
     def counts(self) -> Int[Tensor, " b"]: ...  # faces read
+    def start_face(self) -> None: ...
+    def read_code(
+        self, codes: Tensor | None
+    ) -> Float[Tensor, "b d"]: ...  # what to predict the next from; None: the first
+    def head(
+        self, hidden: Float[Tensor, "b d"], place: int, said: Int[Tensor, "b t"]
+    ) -> CodeHead | CopyingHead: ...  # what answers for the code at `place`
+    def finish_face(self, faces: Int[Tensor, "b 1 t"]) -> None: ...
+    def select(self, rows: Int[Tensor, " r"]) -> None: ...
 
 
 class CachedReader:
@@ -60,73 +65,102 @@ class CachedReader:
 
     def __init__(self, model: FaceWriter, faces: Int[Tensor, "b nf t"]):
         self.model, self.counts = model, (faces[..., -1] >= 0).sum(dim=1)
+        rows, past = torch.arange(len(faces), device=model.device), model.config.fine_context_faces
         embedded = model.embed(faces)
-        inputs = model.with_starts(model.coarse_inputs(faces, embedded))
         self.coarse = empty_cache(len(faces), model.device)
-        read = model.coarse_step(inputs, self.coarse)
-        lengths = self.counts + len(model.start_tokens)
-        self.coarse.set_lengths(lengths)
-        rows = torch.arange(len(faces), device=model.device)
-        self.condition = read[rows, lengths - 1]
-        past = model.config.fine_context_faces
+        read = model.coarse_step(model.with_starts(model.coarse_inputs(faces, embedded)), self.coarse)
+        starts = len(model.start_tokens)
+        self.coarse.set_lengths(self.counts + starts)
+        conditions = read[:, starts - 1 :]
+        self.condition = conditions[rows, self.counts]
         padded = F.pad(embedded, (0, 0, 0, 0, past, 0))
         self.before = [padded[rows, self.counts + index] for index in range(past)]
+        self.memory = self._read_memory(rearrange(model.slots(embedded, conditions[:, :-1]), "b nf t d -> b (nf t) d"))
+        self.vertices = model.vertices_said(faces, embedded, conditions)
         self.start_face()
+
+    def _read_memory(self, sequence: Float[Tensor, "b n d"]) -> list[Tensor]:
+        """The states of the recurrences over codes, behind each row's last whole face."""
+        memory = []
+        for layer in self.model.fine_memory:
+            sequence, states = cast(Recurrence, layer).step(sequence, None)
+            states = F.pad(states, (0, 0, 1, 0))
+            memory.append(
+                states[torch.arange(len(states), device=states.device), self.counts * self.model.tokens_per_face]
+            )
+        return memory
 
     def start_face(self) -> None:
         tokens = self.model.tokens_per_face * (1 + len(self.before))
-        self.fine = empty_cache(len(self.counts), self.model.device, tokens)
+        self.fine, self.place = empty_cache(len(self.counts), self.model.device, tokens), 0
 
-    def read_code(self, x: Float[Tensor, "b 1 d"]) -> Float[Tensor, "b d"]:
-        context = [] if self.fine.max_length else self.model.fine_context(self.before)
+    def read_code(self, codes: Tensor | None) -> Float[Tensor, "b d"]:
+        x = self.condition if codes is None else self.model.embed_code(codes, self.place - 1, self.counts)
+        x = rearrange(x, "b d -> b 1 d")
+        for index, layer in enumerate(self.model.fine_memory):
+            x, states = cast(Recurrence, layer).step(x, self.memory[index])
+            self.memory[index] = states[:, -1]
+        context = self.model.fine_context(self.before) if self.place == 0 else []
+        self.place += 1
         return self.model.fine.step(torch.cat((*context, x), dim=1), self.fine)[:, -1]
 
-    def read_face(self, faces: Int[Tensor, "b 1 t"]) -> None:
+    def head(self, hidden: Float[Tensor, "b d"], place: int, said: Int[Tensor, "b t"]) -> CodeHead | CopyingHead:
+        return self.model.head_for(hidden, place, said, self.vertices, self.counts)
+
+    def finish_face(self, faces: Int[Tensor, "b 1 t"]) -> None:
         embedded = self.model.embed(faces, self.counts)
         self.before = [*self.before, embedded[:, 0]][1:]
         inputs = self.model.coarse_inputs(faces, embedded)
-        self.condition = self.model.coarse_step(inputs, self.coarse)[:, 0]
+        after = self.model.coarse_step(inputs, self.coarse)
+        self.condition = after[:, 0]
+        if self.model.pointer is not None and self.vertices is not None:
+            self.vertices = self.vertices.append(self.model.pointer.remember(faces, embedded, after, self.counts))
         self.counts = self.counts + 1
 
-    def select(self, rows: Tensor) -> None:
+    def select(self, rows: Int[Tensor, " r"]) -> None:
         self.coarse, self.fine = self.coarse.select(rows), self.fine.select(rows)
         self.condition, self.counts = self.condition[rows], self.counts[rows]
         self.before = [face[rows] for face in self.before]
+        self.memory = [state[rows] for state in self.memory]
+        self.vertices = None if self.vertices is None else self.vertices.select(rows)
 
 
 class UncachedReader:
-    """Computes everything again at each step: the reference for the cached one, without its memory."""
+    """Computes everything again at each step, as in training: the reference for the cached one, without its memory."""
 
     def __init__(self, model: FaceWriter, faces: Int[Tensor, "b nf t"]):
-        self.model, self.faces, self.counts = model, faces, (faces[..., -1] >= 0).sum(dim=1)
-        self.inputs: list[Tensor] = []
-
-    @property
-    def condition(self) -> Tensor:
-        conditions = self.model.conditions(self.faces, self.model.embed(self.faces))
-        return conditions[torch.arange(len(self.faces), device=self.model.device), self.counts]
+        self.model, self.counts = model, (faces[..., -1] >= 0).sum(dim=1)
+        self.faces = F.pad(faces, (0, 0, 0, 1), value=-1)
+        self.place, self.vertices = 0, None
 
     def start_face(self) -> None:
-        self.inputs = []
+        self.place = 0
 
-    def read_code(self, x: Float[Tensor, "b 1 d"]) -> Float[Tensor, "b d"]:
-        self.inputs.append(x)
-        past, rows = self.model.config.fine_context_faces, torch.arange(len(self.faces), device=self.faces.device)
-        padded = F.pad(self.model.embed(self.faces), (0, 0, 0, 0, past, 0))
-        before = [padded[rows, self.counts + index] for index in range(past)]
-        sequence = [*self.model.fine_context(before), rearrange(self.condition, "b d -> b 1 d"), *self.inputs[1:]]
-        return self.model.fine(torch.cat(sequence, dim=1))[:, -1]
+    def read_code(self, codes: Tensor | None) -> Float[Tensor, "b d"]:
+        rows = torch.arange(len(self.faces), device=self.faces.device)
+        if codes is not None:
+            self.faces[rows, self.counts, self.place - 1] = codes
+        self.place += 1
+        embedded = self.model.embed(self.faces)
+        conditions = self.model.conditions(self.faces, embedded)
+        self.vertices = self.model.vertices_said(self.faces, embedded, conditions)
+        hidden, _, group_faces = self.model.hidden(self.faces, embedded, conditions)
+        first_groups = (self.faces[..., 0] >= 0).sum(dim=1).cumsum(0) + rows  # each row has one group more than faces
+        ends = first_groups - (self.faces[rows, self.counts, 0] >= 0).long()
+        assert torch.equal(group_faces[ends], self.counts)
+        return hidden[ends, self.place - 1]
 
-    def read_face(self, faces: Int[Tensor, "b 1 t"]) -> None:
-        room = torch.full_like(faces, -1)
-        self.faces = torch.cat((self.faces, room), dim=1)
+    def head(self, hidden: Float[Tensor, "b d"], place: int, said: Int[Tensor, "b t"]) -> CodeHead | CopyingHead:
+        return self.model.head_for(hidden, place, said, self.vertices, self.counts)
+
+    def finish_face(self, faces: Int[Tensor, "b 1 t"]) -> None:
         self.faces[torch.arange(len(faces), device=faces.device), self.counts] = faces[:, 0]
         self.counts = self.counts + 1
-        self.faces = self.faces[:, : int(self.counts.max())]
+        if int(self.counts.max()) == self.faces.shape[1]:
+            self.faces = F.pad(self.faces, (0, 0, 0, 1), value=-1)
 
-    def select(self, rows: Tensor) -> None:
+    def select(self, rows: Int[Tensor, " r"]) -> None:
         self.faces, self.counts = self.faces[rows], self.counts[rows]
-        self.inputs = [x[rows] for x in self.inputs]
 
 
 @torch.no_grad()
@@ -169,9 +203,9 @@ class _Writing:
     def _write_face(self) -> None:
         """The next face of every active row, or the rest of one begun in a prompt; full rows only say if they end."""
         self.reader.start_face()
-        uniform, x = self.streams.take(self.tokens), rearrange(self.reader.condition, "b d -> b 1 d")
+        uniform, codes = self.streams.take(self.tokens), None
         for place in range(self.tokens):
-            codes = self._next_codes(x, uniform[:, place], place)
+            codes = self._next_codes(codes, uniform[:, place], place)
             stays = codes < self.model.vocab_size
             if place == 0:
                 stays &= self.reader.counts * self.tokens < self.limit
@@ -183,15 +217,15 @@ class _Writing:
             self._keep(codes, place)
             if self._all_full():
                 break
-            x = self._embedded(place)
         self._finish_face()
 
-    def _next_codes(self, x: Tensor, uniform: Tensor, place: int) -> Tensor:
-        """What the prompts say at this place, and where they say nothing, what the model does."""
-        hidden = self.reader.read_code(x)
+    def _next_codes(self, codes: Tensor | None, uniform: Tensor, place: int) -> Tensor:
+        """What the prompts say at this place, and where they say nothing, what the model does after `codes`."""
+        hidden = self.reader.read_code(codes)
         may_end = (self.reader.counts >= self.request.chooser.sampling.min_faces) & (place == 0)
+        head = self.reader.head(hidden, place, self._current_faces()[:, 0])
         said = self.codes[self.active, self.reader.counts * self.tokens + place]
-        return torch.where(said >= 0, said, self.request.chooser(self.model.head, hidden, uniform, may_end))
+        return torch.where(said >= 0, said, self.request.chooser(head, hidden, uniform, may_end))
 
     def _leave(self, codes: Tensor, stays: Tensor) -> None:
         """Rows that wrote the end, or that are full and did not, leave the batch."""
@@ -219,9 +253,6 @@ class _Writing:
         position = self.reader.counts[:, None] * self.tokens + torch.arange(self.tokens, device=self.codes.device)
         return rearrange(self.codes[self.active[:, None], position], "b t -> b 1 t")
 
-    def _embedded(self, place: int) -> Float[Tensor, "b 1 d"]:
-        return self.model.embed(self._current_faces(), self.reader.counts)[:, :, place]
-
     def _finish_face(self) -> None:
         """Reads the face that was written; rows that were cut within it leave."""
         faces = self._current_faces()
@@ -235,4 +266,4 @@ class _Writing:
         if not whole.all():
             self._leave(torch.zeros_like(self.active), whole)
         if len(self.active):
-            self.reader.read_face(faces[whole])
+            self.reader.finish_face(faces[whole])

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from meshgpt.transformer.cache import StackCache
 from meshgpt.transformer.config import MeshTransformerConfig
+from meshgpt.transformer.copying import CopyingHead, CopyMemory, CopyPointer
 from meshgpt.transformer.features import DistanceBias, FaceFeatures
 from meshgpt.transformer.heads import CodeEmbedding, CodeHead
+from meshgpt.transformer.recurrence import Recurrence
 from meshgpt.transformer.stack import Stack
 
 
@@ -68,8 +70,11 @@ class FaceWriter(nn.Module):
         self.start_tokens = nn.Parameter(torch.randn(config.num_sos_tokens, coarse))
         self.coarse = Stack(config.coarse_stack)
         self.to_fine = nn.Linear(coarse, fine) if coarse != fine else nn.Identity()
+        self.fine_memory = nn.ModuleList(Recurrence(fine) for _ in range(config.fine_pre_gateloop_depth))
         self.fine = Stack(config.fine_stack)
         self.head = CodeHead(form.vocab_size, fine, config.code_digits)
+        shape = (form.corners, form.tokens_per_corner, fine, config.copy_dim)
+        self.pointer = CopyPointer(*shape) if config.copy_dim else None
 
     @property
     def device(self) -> torch.device:
@@ -78,11 +83,19 @@ class FaceWriter(nn.Module):
     def likelihood(self, codes: Int[Tensor, "b n"], append_eos: bool = True) -> TransformerOutput:
         """The likelihood of codes padded -1, each row of whole faces followed by the end."""
         faces = fold_faces(codes, self.tokens_per_face)
-        hidden, group_rows, group_faces = self.hidden(faces)
-        targets = self._targets(faces, append_eos)[group_rows, group_faces]
+        embedded = self.embed(faces)
+        conditions = self.conditions(faces, embedded)
+        hidden, group_rows, group_faces = self.hidden(faces, embedded, conditions)
+        all_targets = self._targets(faces, append_eos)
+        targets = all_targets[group_rows, group_faces]
         predicted = targets >= 0
         may_end = self.may_end.expand(len(targets), -1)
         nats = self.head.nats(hidden[predicted], targets[predicted], may_end[predicted])
+        if self.pointer is not None:
+            memory = self.pointer.remember(faces, embedded, conditions[:, 1:])
+            plain = nats.new_zeros(targets.shape).masked_scatter(predicted, nats)
+            plain, hidden = (_padded(x, all_targets.shape[:2], group_rows, group_faces) for x in (plain, hidden))
+            nats = self.pointer.nats(plain, hidden, all_targets, memory)[group_rows, group_faces][predicted]
         rows = repeat(group_rows, "g -> g t", t=self.tokens_per_face)[predicted]
         row_bits = nats.detach().new_zeros(len(codes)).index_add(0, rows, nats.detach()) / math.log(2)
         num_faces = int((faces[..., -1] >= 0).sum())
@@ -100,13 +113,41 @@ class FaceWriter(nn.Module):
         -inf for the end where no face can start; 0 for what lies behind a row's padding.
         """
         faces = fold_faces(codes, self.tokens_per_face)
-        hidden, group_rows, group_faces = self.hidden(faces)
-        may_end = self.may_end.expand(len(hidden), -1)
-        flat = self.head.logits(rearrange(hidden, "g t d -> (g t) d"), rearrange(may_end, "g t -> (g t)"))
+        embedded = self.embed(faces)
+        conditions = self.conditions(faces, embedded)
+        hidden, group_rows, group_faces = self.hidden(faces, embedded, conditions)
+        memory = self.vertices_said(faces, embedded, conditions)
+        said = F.pad(faces, (0, 0, 0, 1), value=-1)[group_rows, group_faces]
+        per_place = []
+        for place, may_end in enumerate(self.may_end):
+            known = None if memory is None else memory.select(group_rows)
+            head = self.head_for(hidden[:, place], place, said, known, group_faces)
+            per_place.append(head.logits(hidden[:, place], may_end.expand(len(hidden))))
+        flat = torch.stack(per_place, dim=1)
         logits = flat.new_zeros(len(codes), faces.shape[1] + 1, self.tokens_per_face, self.vocab_size + 1)
-        logits[group_rows, group_faces] = rearrange(flat, "(g t) v -> g t v", t=self.tokens_per_face)
+        logits[group_rows, group_faces] = flat
         seen = F.pad(codes >= 0, (1, 0), value=True)
         return rearrange(logits, "b nf t v -> b (nf t) v")[:, : codes.shape[1] + 1] * seen[..., None]
+
+    def vertices_said(self, faces: Tensor, embedded: Tensor, conditions: Tensor) -> CopyMemory | None:
+        """What the pointer can point at, where the model has one; `conditions` (b, nf + 1, d) as `conditions()` gives them."""
+        return None if self.pointer is None else self.pointer.remember(faces, embedded, conditions[:, 1:])
+
+    def head_for(
+        self,
+        hidden: Float[Tensor, "b d"],
+        place: int,
+        said: Int[Tensor, "b t"],
+        memory: CopyMemory | None,
+        face: Int[Tensor, " b"],
+    ) -> CodeHead | CopyingHead:
+        """What answers for the code at `place` of face number `face`, of which the codes `said` are known up to there."""
+        if self.pointer is None or memory is None:
+            return self.head
+        asked = rearrange(hidden, "b d -> b 1 d"), place, rearrange(said, "b t -> b 1 t"), memory, face[:, None]
+        sentinel, scores = self.pointer.scores(*asked)
+        codes = rearrange(memory.codes[..., place % self.form.tokens_per_corner], "b nf k -> b (nf k)")
+        return CopyingHead(self.head, sentinel[:, 0], scores[:, 0], codes)
 
     @property
     def may_end(self) -> Tensor:
@@ -123,22 +164,31 @@ class FaceWriter(nn.Module):
         return targets
 
     def hidden(
-        self, faces: Int[Tensor, "b nf t"]
+        self, faces: Int[Tensor, "b nf t"], embedded: Float[Tensor, "b nf t d"], conditions: Float[Tensor, "b nf1 d"]
     ) -> tuple[Float[Tensor, "g t d"], Int[Tensor, " g"], Int[Tensor, " g"]]:
         """The fine stack's outputs for each begun face and the one behind the last; their rows and face indices.
 
         Only these are computed: padding costs nothing here.
         """
-        embedded = self.embed(faces)
-        conditions = self.conditions(faces, embedded)
+        slots = self.slots(embedded, conditions)
+        for layer in self.fine_memory:
+            slots = rearrange(
+                layer(rearrange(slots, "b nf t d -> b (nf t) d")), "b (nf t) d -> b nf t d", nf=slots.shape[1]
+            )
         begun = F.pad(faces[..., 0] >= 0, (1, 0), value=True)
         group_rows, group_faces = torch.nonzero(begun, as_tuple=True)
         past = self.config.fine_context_faces
-        padded = F.pad(embedded, (0, 0, 0, 0, past, 1))
+        padded = F.pad(embedded, (0, 0, 0, 0, past, 0))
         before = [padded[group_rows, group_faces + index] for index in range(past)]
-        first = rearrange(conditions[group_rows, group_faces], "g d -> g 1 d")
-        sequence = [*self.fine_context(before), first, padded[group_rows, group_faces + past, :-1]]
+        sequence = [*self.fine_context(before), slots[group_rows, group_faces]]
         return self.fine(torch.cat(sequence, dim=1))[:, -self.tokens_per_face :], group_rows, group_faces
+
+    def slots(
+        self, embedded: Float[Tensor, "b nf t d"], conditions: Float[Tensor, "b nf1 d"]
+    ) -> Float[Tensor, "b nf1 t d"]:
+        """What the fine stack reads to predict each code: the coarse stack's word on the face, then its earlier codes."""
+        following = F.pad(embedded, (0, 0, 0, 0, 0, 1))[:, : conditions.shape[1], :-1]
+        return torch.cat((rearrange(conditions, "b nf d -> b nf 1 d"), following), dim=2)
 
     def fine_context(self, before: list[Tensor]) -> list[Tensor]:
         """What stands before a face in the fine stack's sequence: the embedded codes (b t d) of the faces before it."""
@@ -151,14 +201,27 @@ class FaceWriter(nn.Module):
 
         `first_face` (b): how many faces of each row come before, 0 if not given.
         """
-        places = rearrange(self.corner_embed + self.level_embed, "k l d -> (k l) d")
-        embedded = self.code_embed(faces.clamp(min=0)) + places
+        embedded = self.code_embed(faces.clamp(min=0)) + self.places
         if self.position_embed is None:
             return embedded
         before = torch.zeros(1, dtype=torch.long, device=faces.device) if first_face is None else first_face
         face = before[:, None] + torch.arange(faces.shape[1], device=faces.device)
         place = face[..., None] * self.tokens_per_face + torch.arange(faces.shape[2], device=faces.device)
         return embedded + self.position_embed(place.clamp(max=self.config.max_seq_len - 1))
+
+    def embed_code(self, codes: Int[Tensor, " b"], place: int, face: Int[Tensor, " b"]) -> Float[Tensor, "b d"]:
+        """The same for one code a row, at one place of face `face` (b)."""
+        embedded = self.code_embed(codes) + self.places[place]
+        if self.position_embed is None:
+            return embedded
+        return embedded + self.position_embed(
+            (face * self.tokens_per_face + place).clamp(max=self.config.max_seq_len - 1)
+        )
+
+    @property
+    def places(self) -> Float[Tensor, "t d"]:
+        """A vector for each place in a face: its corner's and its level's."""
+        return rearrange(self.corner_embed + self.level_embed, "k l d -> (k l) d")
 
     def coarse_inputs(self, faces: Int[Tensor, "b nf t"], embedded: Float[Tensor, "b nf t d"]) -> "CoarseInputs":
         """The coarse stack's input for each face, from that face alone."""
@@ -205,6 +268,11 @@ class CoarseInputs:
 
     tokens: Tensor
     places: Tensor | None
+
+
+def _padded(x: Tensor, shape: torch.Size, rows: Tensor, faces: Tensor) -> Tensor:
+    """(g ...) of groups -> (b nf1 ...), zero where there is no group."""
+    return x.new_zeros(*shape, *x.shape[1:]).index_put((rows, faces), x)
 
 
 def fold_faces(codes: Int[Tensor, "b n"], tokens_per_face: int) -> Int[Tensor, "b nf t"]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from meshgpt.config import Config
 from meshgpt.errors import GenerationError
+from meshgpt.transformer.copying import CopyingHead
 from meshgpt.transformer.heads import CodeHead, draw
 
 
@@ -74,7 +75,7 @@ class Chooser:
     filter_options: tuple[tuple[str, Any], ...] = ()
 
     def __call__(
-        self, head: CodeHead, hidden: Float[Tensor, "b d"], uniform: torch.Tensor, may_end: Bool[Tensor, " b"]
+        self, head: CodeHead | CopyingHead, hidden: Float[Tensor, "b d"], uniform: torch.Tensor, may_end: Bool[Tensor, " b"]
     ) -> Int[Tensor, " b"]:
         """`uniform`: (b 2) in [0, 1), from each row's stream. Raises `GenerationError` if no code is left."""
         if self.filter_logits is None and self.sampling.is_plain:

@@ -5,6 +5,7 @@ the same weights run here, because that package's cache concatenates and rotates
 """
 
 import itertools
+import warnings
 from typing import cast
 
 import torch
@@ -13,13 +14,16 @@ from einops import rearrange, reduce, repeat
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from x_transformers import Decoder
-from x_transformers.x_transformers import Attention
 
 from meshgpt.transformer.cache import StackCache
 from meshgpt.transformer.config import StackSpec
 from meshgpt.transformer.recurrence import Recurrence
 from meshgpt.transformer.reversible import run_reversibly
+
+with warnings.catch_warnings():  # the package compiles parts of itself with a deprecated function of torch
+    warnings.simplefilter("ignore", DeprecationWarning)
+    from x_transformers import Decoder
+    from x_transformers.x_transformers import Attention
 
 ROTARY_BASE = 10_000.0
 

@@ -1,0 +1,181 @@
+"""Tokenizer and transformer in one folder: a seed or a begun mesh goes in, finished meshes come out."""
+
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, no_type_check
+from warnings import warn
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from meshgpt.checkpoint import find_model, load_config, save_model, saved_class, upload
+from meshgpt.config import Config
+from meshgpt.data.batch import MeshBatch
+from meshgpt.errors import CheckpointError, GenerationError
+from meshgpt.mesh.canonical import canonicalize
+from meshgpt.mesh.mesh import Mesh
+from meshgpt.mesh.topology import orient
+from meshgpt.tokenizers.autoencoder import MeshAutoencoder
+from meshgpt.tokenizers.tokenizer import MeshTokenizer
+from meshgpt.transformer.transformer import MeshTransformer
+
+TOKENIZERS: dict[str, Any] = {"MeshAutoencoder": MeshAutoencoder}
+STREAMED = Callable[[int, int, Tensor], None]
+
+
+@dataclass(frozen=True)
+class MeshPipelineConfig(Config):
+    """How a pipeline samples unless a call says otherwise; see `Sampling`."""
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    min_faces: int = 1
+    max_faces: int | None = None
+
+
+@dataclass(frozen=True)
+class GeneratedMesh:
+    """A finished mesh, and how it came about."""
+
+    mesh: Mesh
+    seed: int
+    codes: Tensor  # (n,), the prompt's first
+    stopped_by: str  # "end" where the model ended the mesh; else the limit that did: "max_faces" or "max_seq_len"
+
+
+class MeshPipeline:
+    """Writes meshes: `MeshPipeline.from_pretrained("lowpoly")(seed = 0, num_meshes = 4)` -> list of `Mesh`.
+
+    A mesh comes out welded, without degenerate or duplicate faces, wound consistently where that is possible, standing
+    on the ground (y = 0), its longest side about 1.9.
+    """
+
+    config_class, part = MeshPipelineConfig, "pipeline"
+
+    def __init__(
+        self, tokenizer: MeshTokenizer, transformer: MeshTransformer, config: MeshPipelineConfig | None = None
+    ):
+        self.tokenizer, self.transformer = tokenizer, transformer
+        self.config = config or MeshPipelineConfig()
+
+    @no_type_check
+    def __call__(self, text=None, *, seed=None, num_meshes=1, prompt=None, **options) -> list[Mesh]:
+        """Finished meshes; the arguments are those of `generate`. Warns where a mesh was cut off by a limit."""
+        written = self.generate(text, seed=seed, num_meshes=num_meshes, prompt=prompt, **options)
+        cut = [item for item in written if item.stopped_by != "end"]
+        if cut:
+            limits = ", ".join(f"seed {item.seed} by {item.stopped_by}" for item in cut[:4])
+            what = f"{len(cut)} of {len(written)} meshes were cut off before the model ended them ({limits})"
+            warn(f"{what}: allow more faces, or see generate(...) for which", stacklevel=2)
+        return [item.mesh for item in written]
+
+    @no_type_check
+    def generate(
+        self, text=None, *, seed=None, num_meshes=1, prompt=None, batch_size=16, on_face=None, progress=False, **options
+    ) -> list[GeneratedMesh]:
+        """`num_meshes` meshes, `batch_size` at a time; what a seed gives does not depend on either.
+
+        seed: mesh i is written with seed + i; without one, seeds are drawn and told in the result. prompt: a `Mesh` in
+        [-1, 1] to go on from; its faces come first. on_face(mesh, face, codes) hears of every face as it is written.
+        Further keywords: the fields of `Sampling`. Raises `GenerationError` for what this model cannot do.
+        """
+        if text is not None:
+            raise GenerationError("this model was trained without texts and takes none: leave `text` out")
+        if num_meshes < 1 or batch_size < 1:
+            raise GenerationError(f"num_meshes and batch_size must be at least 1, got {num_meshes} and {batch_size}")
+        options = {**self.config.to_dict(), **options}
+        seeds = self._seeds(seed, num_meshes)
+        codes = None if prompt is None else self.prompt_codes(prompt)
+        written = []
+        for start in range(0, num_meshes, batch_size):
+            rows = seeds[start : start + batch_size]
+            result = self.transformer.generate_result(
+                None if codes is None else codes.expand(len(rows), -1),
+                len(rows),
+                seed=tuple(rows),
+                on_face=_shifted(on_face, start),
+                progress=progress,
+                **options,
+            )
+            for row_seed, row, reason in zip(rows, result.codes, result.stopped_by, strict=True):
+                row = row[row >= 0]
+                written.append(GeneratedMesh(self.finished(row), row_seed, row, reason))
+        return written
+
+    def _seeds(self, seed: int | Sequence[int] | None, num_meshes: int) -> list[int]:
+        if seed is None:
+            return [secrets.randbelow(2**31) for _ in range(num_meshes)]
+        if isinstance(seed, int):
+            return [seed + index for index in range(num_meshes)]
+        if len(seed) != num_meshes:
+            raise GenerationError(f"{len(seed)} seeds for {num_meshes} meshes: give one for each, or a single number")
+        return list(seed)
+
+    @no_type_check
+    def prompt_codes(self, mesh) -> Tensor:
+        """Codes (1, n) of the mesh to go on from, which is not normalised: it stays where it is in [-1, 1]."""
+        if not isinstance(mesh, Mesh):
+            raise GenerationError(f"prompt must be a Mesh, got {type(mesh).__name__}")
+        reach = float(np.abs(mesh.bounds).max())
+        if reach > 1:
+            what = f"the prompt reaches to {reach:.3g}, outside [-1, 1]"
+            raise GenerationError(f"{what}: place it where it should stand in the finished mesh, or use .normalized()")
+        grid = canonicalize(mesh.triangulated() if self.tokenizer.corners == 3 else mesh, self.tokenizer.num_discrete_coors)
+        if len(grid.faces) == 0:
+            raise GenerationError(f"no face of the prompt {mesh!r} is left on the grid")
+        return self.tokenizer.codes_from_batch(MeshBatch.from_meshes([grid.mesh()]))
+
+    def finished(self, codes: Tensor) -> Mesh:
+        """The mesh that codes stand for, finished; an incomplete last face is left out."""
+        unit = self.tokenizer.tokens_per_face or 1
+        mesh = self.tokenizer.decode(codes[: len(codes) // unit * unit])
+        welded = canonicalize(mesh, self.tokenizer.num_discrete_coors).mesh()
+        return orient(welded).grounded()
+
+    def to(self, device: str | torch.device) -> "MeshPipeline":
+        """Moves the models; returns the pipeline."""
+        for model in (self.tokenizer, self.transformer):
+            if isinstance(model, nn.Module):
+                model.to(device)
+        return self
+
+    @no_type_check
+    def save_pretrained(self, folder, dtype=None) -> Path:
+        """Writes tokenizer, transformer and settings to one folder; `dtype` bfloat16 or float16 halves the bytes."""
+        folder = Path(folder)
+        self.tokenizer.save_pretrained(folder / "tokenizer", dtype=dtype)
+        self.transformer.save_pretrained(folder / "transformer", dtype=dtype)
+        save_model(self, self.config, folder / "pipeline")
+        return folder
+
+    @classmethod
+    @no_type_check
+    def from_pretrained(cls, name_or_folder, *, device="cpu", revision=None) -> "MeshPipeline":
+        """The pipeline in a folder, one bundled with the package ("lowpoly"), or one on the Hub ("owner/name").
+
+        Raises `CheckpointError` for one that is missing, damaged, or of a tokenizer unknown here.
+        """
+        folder = find_model(name_or_folder, "tokenizer", revision)
+        kind = saved_class(folder)
+        if kind not in TOKENIZERS:
+            raise CheckpointError(f"{folder} holds a {kind}, which is none of the tokenizers here: {', '.join(TOKENIZERS)}")
+        tokenizer = TOKENIZERS[kind].from_pretrained(folder)
+        transformer = MeshTransformer.from_pretrained(name_or_folder, tokenizer, revision=revision)
+        config = load_config(find_model(name_or_folder, cls.part, revision), cls)
+        return cls(tokenizer, transformer, config).to(device)
+
+    def push_to_hub(self, repository: str, private: bool = False, dtype: str | None = None) -> str:
+        """Uploads the pipeline to the Hub repository "owner/name", which is made if need be; gives its address."""
+        return upload(self, repository, private, dtype)
+
+
+def _shifted(on_face: STREAMED | None, start: int) -> STREAMED | None:
+    if on_face is None:
+        return None
+    return lambda row, face, codes: on_face(start + row, face, codes)
+

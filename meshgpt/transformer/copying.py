@@ -1,0 +1,154 @@
+"""Vertices that were said before are pointed at, not spelt again: a mixture of the code head and a pointer.
+
+Five of six corners of a mesh repeat a vertex of an earlier face. For each code the model compares what it wants with the
+vertices of all faces before; a sentinel among them stands for the ordinary head (pointer sentinel mixture, Merity et al.,
+arXiv:1609.07843, Equations 5 to 7).
+"""
+
+import dataclasses
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from meshgpt.transformer.heads import CodeHead, draw
+
+NEVER = -1e4  # in place of -inf, whose gradients are not finite where a row has nothing to point at
+NEAR, DISTANCES = 8, 20  # distances in faces: one by one up to 8, then two classes for each doubling
+
+
+@dataclasses.dataclass
+class CopyMemory:
+    """The vertices said so far. keys: (b nf k e). codes: (b nf k l). faces: (b nf) or (1 nf), the face each is of."""
+
+    keys: Tensor
+    codes: Tensor
+    faces: Tensor
+
+    def append(self, other: "CopyMemory") -> "CopyMemory":
+        return CopyMemory(*(torch.cat(pair, dim=1) for pair in zip(self._parts, other._parts, strict=True)))
+
+    def select(self, rows: Int[Tensor, " r"]) -> "CopyMemory":
+        return CopyMemory(*(part[rows] for part in self._parts))
+
+    @property
+    def _parts(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.keys, self.codes, self.faces
+
+
+class CopyPointer(nn.Module):
+    """How well each vertex said so far fits what comes next, and the sentinel's claim against them."""
+
+    def __init__(self, corners: int, levels: int, dim: int, dim_key: int):
+        super().__init__()
+        self.corners, self.levels = corners, levels
+        self.to_query = nn.Linear(dim, dim_key)
+        self.to_key = nn.Linear(levels * dim, dim_key)
+        self.to_key_context = nn.Linear(dim, corners * dim_key, bias=False)
+        self.to_sentinel = nn.Linear(dim, 1)
+        self.distance_bias = nn.Parameter(torch.zeros(corners * levels, DISTANCES, corners))
+
+    def remember(
+        self,
+        faces: Int[Tensor, "b nf t"],
+        embedded: Float[Tensor, "b nf t d"],
+        after: Float[Tensor, "b nf d"],
+        first_face: Int[Tensor, " b"] | None = None,
+    ) -> CopyMemory:
+        """The vertices of faces, as they are found again; `after` is what the coarse stack says once it has read each."""
+        keys = self.to_key(rearrange(embedded, "b nf (k l) d -> b nf k (l d)", k=self.corners))
+        keys = keys + rearrange(self.to_key_context(after), "b nf (k e) -> b nf k e", k=self.corners)
+        before = torch.zeros(1, dtype=torch.long, device=faces.device) if first_face is None else first_face
+        index = (before[:, None] + torch.arange(faces.shape[1], device=faces.device)).expand(len(faces), -1)
+        return CopyMemory(keys, rearrange(faces, "b nf (k l) -> b nf k l", k=self.corners), index)
+
+    def scores(
+        self,
+        hidden: Float[Tensor, "b f d"],
+        place: int,
+        said: Int[Tensor, "b f t"],
+        memory: CopyMemory,
+        face: Int[Tensor, "c f"],
+    ) -> tuple[Float[Tensor, "b f"], Float[Tensor, "b f m"]]:
+        """(sentinel, score of each vertex said) for the code at `place` of faces numbered `face` (one row, or b).
+
+        Only vertices of earlier faces count, and of those only the ones that agree with `said`, the codes of the same
+        corner up to there.
+        """
+        level = place % self.levels
+        query, keys = self.to_query(hidden), rearrange(memory.keys, "b nf k e -> b (nf k) e")
+        scores = _wide(torch.einsum("bfe,bme->bfm", query, keys) * keys.shape[-1] ** -0.5)
+        distance = face[:, :, None] - memory.faces[:, None, :]
+        bias = F.embedding(_distance_class(distance), self.distance_bias[place])
+        scores = scores + rearrange(bias, "c f nf k -> c f (nf k)")
+        allowed = (distance > 0)[..., None] & (memory.codes[..., -1] >= 0)[:, None]
+        allowed = rearrange(allowed, "b f nf k -> b f (nf k)")
+        for earlier in range(level):
+            known = rearrange(memory.codes[..., earlier], "b nf k -> b 1 (nf k)")
+            allowed = allowed & (known == said[..., place - level + earlier, None])
+        return _wide(self.to_sentinel(hidden)).squeeze(-1), scores.masked_fill(~allowed, NEVER)
+
+    def nats(
+        self,
+        plain: Float[Tensor, "b f t"],
+        hidden: Float[Tensor, "b f t d"],
+        targets: Int[Tensor, "b f t"],
+        memory: CopyMemory,
+    ) -> Float[Tensor, "b f t"]:
+        """-log p of each target by the mixture, where `plain` is that by the code head alone."""
+        face = torch.arange(hidden.shape[1], device=hidden.device)[None]
+        memory = dataclasses.replace(memory, faces=memory.faces[:1])  # all rows count alike here
+        out = []
+        for place in range(targets.shape[2]):
+            sentinel, scores = self.scores(hidden[:, :, place], place, targets, memory, face)
+            codes = rearrange(memory.codes[..., place % self.levels], "b nf k -> b 1 (nf k)")
+            fits = scores.masked_fill(codes != targets[:, :, place, None], NEVER)
+            total = torch.logaddexp(sentinel, _logsumexp(scores))
+            out.append(total - torch.logaddexp(sentinel - plain[:, :, place], _logsumexp(fits)))
+        return torch.stack(out, dim=-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class CopyingHead:
+    """The code head with what can be pointed at now: the same two questions, answered by the mixture."""
+
+    head: CodeHead
+    sentinel: Tensor  # (b)
+    scores: Tensor  # (b m)
+    codes: Tensor  # (b m), what each vertex said would give here
+
+    def logits(self, hidden: Float[Tensor, "b d"], may_end: torch.Tensor) -> Float[Tensor, "b v"]:
+        """log p of every code and, last, of the end."""
+        shares = torch.cat((self.sentinel[:, None], self.scores), dim=-1).softmax(dim=-1)
+        mixed = self.head.logits(hidden, may_end).exp() * shares[:, :1]
+        pointed = torch.where(self.codes < 0, 0.0, shares[:, 1:])
+        return mixed.scatter_add(-1, self.codes.clamp(min=0), pointed).log()
+
+    def sample(
+        self, hidden: Float[Tensor, "b d"], uniform: torch.Tensor, may_end: torch.Tensor
+    ) -> Int[Tensor, " b"]:
+        """One code a row from the mixture as it is; `uniform` (b 2) in [0, 1). First, whether to point and at what."""
+        shares = torch.cat((self.sentinel[:, None], self.scores), dim=-1).double().softmax(dim=-1)
+        plain, first = shares[:, 0], uniform[:, 0]
+        index = draw(shares.log(), first)
+        rest = torch.stack(((first / plain).clamp(max=1 - 1e-12), uniform[:, 1]), dim=-1)
+        spelt = self.head.sample(hidden, rest, may_end)
+        pointed = self.codes.gather(-1, (index - 1).clamp(min=0)[:, None]).squeeze(-1) if self.codes.shape[1] else spelt
+        return torch.where(index == 0, spelt, pointed)
+
+
+def _distance_class(distance: Tensor) -> Tensor:
+    """Classes 0 .. 19 of distances in faces; those below 1 are read as 1."""
+    far = (2 * torch.log2(distance.clamp(min=NEAR).double() / NEAR)).floor().long() + NEAR - 1
+    return torch.where(distance <= NEAR, distance.clamp(min=1) - 1, far).clamp(max=DISTANCES - 1)
+
+
+def _logsumexp(scores: Float[Tensor, "b f m"]) -> Float[Tensor, "b f"]:
+    """Over the last axis, where there may be nothing at all."""
+    return scores.logsumexp(dim=-1) if scores.shape[-1] else scores.new_full(scores.shape[:-1], NEVER)
+
+
+def _wide(scores: Tensor) -> Tensor:
+    return scores if scores.dtype == torch.float64 else scores.float()
