@@ -258,7 +258,10 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
         tensor = tensor.detach().cpu().contiguous()
         plain[name] = tensor.clone() if tensor.untyped_storage().data_ptr() in seen else tensor
         seen.add(tensor.untyped_storage().data_ptr())
+    path.write_bytes(b"")
+    mode = path.stat().st_mode  # as the umask says; safetensors would keep the file from everybody else
     save_file(plain, path)
+    os.chmod(path, mode)
     _sync(path)
 
 

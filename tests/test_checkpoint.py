@@ -269,3 +269,9 @@ def test_config_json_is_readable_and_complete(tmp_path):
     entry = json.loads((tmp_path / "config.json").read_text())
     assert entry["class"] == "Toy" and entry["config"] == {"width": 6, "dropout": 0.0}
     assert entry["weights"]["sha256"] == checkpoint.file_sha256(tmp_path / "model.safetensors")
+
+
+def test_weights_can_be_read_by_whom_the_umask_allows(tmp_path):
+    Toy().save_pretrained(tmp_path)
+    modes = {(tmp_path / name).stat().st_mode for name in ("config.json", "model.safetensors")}
+    assert len(modes) == 1
