@@ -19,10 +19,11 @@ from meshgpt.mesh.canonical import canonicalize
 from meshgpt.mesh.mesh import Mesh
 from meshgpt.mesh.topology import orient
 from meshgpt.tokenizers.autoencoder import MeshAutoencoder
+from meshgpt.tokenizers.coordinates import CoordinateTokenizer
 from meshgpt.tokenizers.tokenizer import MeshTokenizer
 from meshgpt.transformer.transformer import MeshTransformer
 
-TOKENIZERS: dict[str, Any] = {"MeshAutoencoder": MeshAutoencoder}
+TOKENIZERS: dict[str, Any] = {"MeshAutoencoder": MeshAutoencoder, "CoordinateTokenizer": CoordinateTokenizer}
 STREAMED = Callable[[int, int, Tensor], None]
 
 

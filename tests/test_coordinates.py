@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from meshgpt.data.batch import MeshBatch
-from meshgpt.errors import CodesError
+from meshgpt.errors import CodesError, ConfigError
 from meshgpt.mesh.canonical import canonicalize
 from meshgpt.mesh.mesh import Mesh
 from meshgpt.tokenizers.autoencoder import MeshAutoencoder
@@ -14,7 +14,7 @@ from meshgpt.tokenizers.coordinates import CoordinateTokenizer
 
 @pytest.mark.parametrize("bins", [128, 512])
 def test_every_mesh_comes_back_exactly(tiny_meshes, bins):
-    tokenizer = CoordinateTokenizer(bins)
+    tokenizer = CoordinateTokenizer(num_discrete_coors=bins)
     for mesh in tiny_meshes:
         grid = canonicalize(mesh.normalized(), bins)
         ids = tokenizer.encode(mesh)
@@ -50,3 +50,11 @@ def test_codes_that_do_not_fit_are_refused():
         CoordinateTokenizer().decode([128] * 9)
     with pytest.raises(CodesError, match="8 codes are not whole faces of 9"):
         CoordinateTokenizer().decode([1] * 8)
+
+
+def test_it_is_saved_and_loaded_and_refuses_too_few_bins(tmp_path):
+    CoordinateTokenizer(num_discrete_coors=64, quads=True).save_pretrained(tmp_path)
+    again = CoordinateTokenizer.from_pretrained(tmp_path)
+    assert again.num_discrete_coors == 64 and again.corners == 4
+    with pytest.raises(ConfigError, match="at least 2, got 1"):
+        CoordinateTokenizer(num_discrete_coors=1)

@@ -1,26 +1,44 @@
 """Raw coordinates: nothing is learned and nothing is lost on the grid."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from meshgpt.checkpoint import Pretrained
+from meshgpt.config import Config, resolve_config
 from meshgpt.data.batch import MeshBatch
 from meshgpt.mesh.canonical import dequantize, quantize
 from meshgpt.nn.embedding import AXES
 from meshgpt.tokenizers.tokenizer import MeshTokenizer
 
 
-class CoordinateTokenizer(MeshTokenizer):
+@dataclass(frozen=True)
+class CoordinateTokenizerConfig(Config):
+    """Bins an axis, and whether faces have four corners."""
+
+    num_discrete_coors: int = 128
+    quads: bool = False
+
+    def validate(self) -> None:
+        self.require(self.num_discrete_coors >= 2, "num_discrete_coors", "be at least 2")
+
+
+class CoordinateTokenizer(MeshTokenizer, Pretrained):
     """Three coordinates (y, z, x) a corner, each a code of its own: 9 a face, 12 with quads (PolyGen, arXiv:2002.10880).
 
     A triangle among quads repeats its third corner.
     """
 
-    def __init__(self, num_discrete_coors: int = 128, quads: bool = False):
-        self.vocab_size = self.num_discrete_coors = num_discrete_coors
-        self.corners = 4 if quads else 3
+    config_class, part = CoordinateTokenizerConfig, "tokenizer"
+
+    def __init__(self, config: CoordinateTokenizerConfig | None = None, **fields):
+        self.config = config = resolve_config(CoordinateTokenizerConfig, config, fields)
+        self.vocab_size = self.num_discrete_coors = config.num_discrete_coors
+        self.corners = 4 if config.quads else 3
         self.tokens_per_face = 3 * self.corners
 
     def codes_from_batch(self, batch: MeshBatch) -> Int[Tensor, "b n"]:

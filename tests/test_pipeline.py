@@ -1,0 +1,155 @@
+"""The pipeline: what comes out is finished, does not depend on the batch, and survives saving."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from meshgpt.checkpoint import save_model
+from meshgpt.errors import CheckpointError, GenerationError
+from meshgpt.mesh.canonical import canonicalize
+from meshgpt.mesh.mesh import Mesh
+from meshgpt.mesh.topology import topology_report
+from meshgpt.pipeline import MeshPipeline, MeshPipelineConfig
+from meshgpt.tokenizers.autoencoder import MeshAutoencoder
+from meshgpt.tokenizers.coordinates import CoordinateTokenizer
+from meshgpt.transformer.transformer import MeshTransformer
+
+SMALL = dict(dim=16, attn_depth=1, attn_heads=2, attn_dim_head=8, fine_attn_depth=1, fine_attn_heads=2,
+             fine_attn_dim_head=8, max_seq_len=180)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> MeshPipeline:
+    torch.manual_seed(0)
+    autoencoder = MeshAutoencoder(dim_codebook=24, encoder_dims_through_depth=(8,), decoder_dims_through_depth=(8,))
+    return MeshPipeline(autoencoder.eval(), MeshTransformer(autoencoder, **SMALL), MeshPipelineConfig(max_faces=12))
+
+
+@pytest.fixture(scope="module")
+def tetrahedron() -> Mesh:
+    return Mesh([[0, 0, 0], [0.9, 0, 0], [0, 0.9, 0], [0, 0, 0.9]], [[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]])
+
+
+def quietly(pipeline: MeshPipeline, **options) -> list[Mesh]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return pipeline(**options)
+
+
+def same(one: Mesh, two: Mesh) -> bool:
+    return np.array_equal(one.vertices, two.vertices) and np.array_equal(one.faces, two.faces)
+
+
+def test_what_comes_out_is_welded_clean_wound_and_on_the_ground(pipeline):
+    for mesh in quietly(pipeline, seed=0, num_meshes=4):
+        report = topology_report(mesh)
+        assert mesh.num_faces > 0 and report.degenerate_faces == report.duplicate_faces == 0
+        assert len(np.unique(mesh.vertices, axis=0)) == mesh.num_vertices
+        low, high = mesh.bounds
+        assert low[1] == 0 and np.allclose((low + high)[[0, 2]], 0)
+
+
+def test_finishing_welds_drops_and_winds(pipeline, tetrahedron):
+    turned = Mesh(tetrahedron.vertices, tetrahedron.faces[[0, 1, 2, 3, 0]][:, [0, 2, 1]])
+    codes = pipeline.tokenizer.encode(turned)
+    doubled = torch.cat((codes, codes))
+    mesh = pipeline.finished(torch.cat((doubled, codes[:4])))  # an incomplete face at the end is left out
+    assert mesh.num_faces == 4 and topology_report(mesh).watertight
+    centres = mesh.vertices[mesh.faces].mean(axis=1) - mesh.vertices.mean(axis=0)
+    assert ((centres * mesh.face_vectors).sum(axis=1) > 0).all()
+
+
+def test_a_seed_gives_one_mesh_whatever_else_is_written(pipeline):
+    together = quietly(pipeline, seed=5, num_meshes=4)
+    in_batches = quietly(pipeline, seed=5, num_meshes=4, batch_size=3)
+    alone = quietly(pipeline, seed=7)[0]
+    assert all(same(a, b) for a, b in zip(together, in_batches, strict=True)) and same(together[2], alone)
+    listed = quietly(pipeline, seed=[8, 5], num_meshes=2)
+    assert same(listed[0], together[3]) and same(listed[1], together[0])
+
+
+def test_seeds_that_were_drawn_are_told_and_give_the_mesh_again(pipeline):
+    written = pipeline.generate(num_meshes=2)
+    assert written[0].seed != written[1].seed
+    assert same(quietly(pipeline, seed=written[1].seed)[0], written[1].mesh)
+
+
+def test_a_prompt_comes_first_and_stays_where_it_is(pipeline, tetrahedron):
+    written = pipeline.generate(seed=0, num_meshes=2, prompt=tetrahedron)
+    prompt = pipeline.prompt_codes(tetrahedron)[0]
+    assert len(prompt) == 24
+    for item in written:
+        assert torch.equal(item.codes[:24], prompt)
+        decoded = pipeline.tokenizer.decode(item.codes[:24])
+        assert canonicalize(decoded) == canonicalize(tetrahedron)
+
+
+def test_faces_are_streamed_with_the_number_of_their_mesh(pipeline):
+    heard = []
+    written = pipeline.generate(
+        seed=1, num_meshes=3, batch_size=2, on_face=lambda mesh, face, codes: heard.append((mesh, face, codes))
+    )
+    for index, item in enumerate(written):
+        codes = torch.cat([codes for mesh, _, codes in heard if mesh == index])
+        assert torch.equal(codes, item.codes[: len(codes)]) and len(item.codes) - len(codes) < 6
+
+
+def test_running_out_of_room_is_said_and_loses_nothing(pipeline):
+    with pytest.warns(UserWarning, match=r"of 3 meshes were cut off .*max_faces.*allow more faces"):
+        meshes = pipeline(seed=0, num_meshes=3, max_faces=2, min_faces=2)
+    assert all(1 <= mesh.num_faces <= 2 for mesh in meshes)
+
+
+def test_saving_and_loading_gives_the_same_meshes(pipeline, tmp_path):
+    pipeline.save_pretrained(tmp_path / "model")
+    again = MeshPipeline.from_pretrained(tmp_path / "model")
+    assert again.config == pipeline.config
+    assert same(quietly(again, seed=3)[0], quietly(pipeline, seed=3)[0])
+    assert (tmp_path / "model" / "transformer" / "model.safetensors").stat().st_size < 300_000  # no tokenizer inside
+
+
+def test_half_the_bytes_still_decode_every_mesh_exactly(pipeline, tmp_path, tiny_meshes):
+    pipeline.save_pretrained(tmp_path / "model", dtype="bfloat16")
+    tokenizer = MeshAutoencoder.from_pretrained(tmp_path / "model")
+    for mesh in tiny_meshes[:10]:
+        assert canonicalize(tokenizer.decode(tokenizer.encode(mesh))) == canonicalize(mesh.normalized())
+
+
+def test_another_tokenizer_makes_a_pipeline_too(tmp_path):
+    torch.manual_seed(0)
+    tokenizer = CoordinateTokenizer()
+    MeshPipeline(tokenizer, MeshTransformer(tokenizer, **SMALL)).save_pretrained(tmp_path)
+    meshes = quietly(MeshPipeline.from_pretrained(tmp_path), seed=0, max_faces=5)
+    assert meshes[0].num_faces > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"text": "a chair"}, "trained without texts"),
+        ({"num_meshes": 0}, "at least 1, got 0"),
+        ({"batch_size": 0}, "at least 1"),
+        ({"seed": [1, 2], "num_meshes": 3}, "2 seeds for 3 meshes"),
+        ({"prompt": "chair.glb"}, "prompt must be a Mesh, got str"),
+        ({"prompt": Mesh(np.eye(3) * 5, [[0, 1, 2]])}, "reaches to 5, outside"),
+        ({"prompt": Mesh(np.eye(3), [[0, 0, 1]])}, "no face of the prompt"),
+        ({"temperature": -1.0}, "temperature must be 0"),
+    ],
+)
+def test_requests_that_cannot_be_served_are_refused(pipeline, options, says):
+    with pytest.raises(GenerationError, match=says):
+        pipeline.generate(**options)
+
+
+def test_missing_and_unknown_models_are_named(tmp_path):
+    with pytest.raises(CheckpointError, match="no bundled model 'nosuch'"):
+        MeshPipeline.from_pretrained("nosuch")
+
+    class Strange:
+        pass
+
+    save_model(Strange(), MeshPipelineConfig(), tmp_path / "tokenizer")
+    with pytest.raises(CheckpointError, match="holds a Strange, which is none of the tokenizers"):
+        MeshPipeline.from_pretrained(tmp_path)
