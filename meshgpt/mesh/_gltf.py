@@ -13,13 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from meshgpt.errors import MeshFileError
+from meshgpt.errors import MeshFileError, MeshLimitError
 from meshgpt.mesh._limits import ReadLimits
 
 COMPONENTS = {5120: "<i1", 5121: "<u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
 WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT2": 4, "MAT3": 9, "MAT4": 16}
 COMPRESSED = ("EXT_meshopt_compression", "KHR_meshopt_compression")
 JSON_CHUNK, BINARY_CHUNK = 0x4E4F534A, 0x004E4942
+
+MAX_JSON = 4_000_000  # values, each of which takes about 60 bytes
+MAX_UNSTORED = 1 << 16  # values that a sparse accessor may leave out
 
 Opener = Callable[[str], bytes]
 
@@ -29,6 +32,9 @@ class Document:
 
     def __init__(self, data: bytes, limits: ReadLimits, open_buffer: Opener):
         text, self._binary = _split_glb(data) if data[:4] == b"glTF" else (data, None)
+        parts = sum(map(text.count, (b"[", b"{", b",")))
+        if parts > MAX_JSON:
+            raise MeshLimitError(f"its JSON has {parts} parts where {MAX_JSON} are allowed; split the scene")
         self.json = _parse_json(text)
         self.limits = limits
         self._open_buffer = open_buffer
@@ -61,8 +67,8 @@ class Document:
 
     def _strided(self, entry: dict, dtype: np.dtype, count: int, width: int, where: str) -> np.ndarray:
         if "bufferView" not in entry:
-            if "sparse" not in entry:
-                raise MeshFileError(f"{where} names no buffer view, so it holds no values")
+            if "sparse" not in entry or count > MAX_UNSTORED:
+                raise MeshFileError(f"{where} names no buffer view for its {count} values")
             return np.zeros((count, width), dtype)
         view, stride = self._view(entry["bufferView"])
         offset, size = number(entry, "byteOffset", where, 0), width * dtype.itemsize

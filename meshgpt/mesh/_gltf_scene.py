@@ -20,13 +20,12 @@ def read_gltf(data: bytes, limits: ReadLimits, open_buffer: Opener) -> Polygons:
     document = Document(data, limits, open_buffer)
     world = _world_transforms(document)
     vertices, triangles, offset, count = [np.zeros((0, 3))], [np.zeros((0, 3), np.int64)], 0, 0
-    for node in world:
-        for points, faces in _node_parts(document, node, world):
-            vertices.append(points)
-            triangles.append(faces + offset)
-            offset, count = offset + len(points), count + len(faces)
-            limits.check_vertices(offset)
-            limits.check_faces(count)
+    for points, faces in _parts(document, world):
+        vertices.append(points)
+        triangles.append(faces + offset)
+        offset, count = offset + len(points), count + len(faces)
+        limits.check_vertices(offset)
+        limits.check_faces(count)
     if not count:
         raise MeshFileError(f"a scene of {len(world)} nodes without any triangles; export it with its meshes")
     faces = np.concatenate(triangles)
@@ -77,35 +76,56 @@ def _rotation(quaternion: np.ndarray) -> np.ndarray:
     return np.eye(3) + 2 * w * cross + 2 * cross @ cross
 
 
-def _node_parts(
-    document: Document, index: int, world: dict[int, np.ndarray]
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """World points and triangles of each primitive of a node's mesh, right side out also where it is mirrored."""
-    node = document.item("nodes", index)
-    if "mesh" not in node:
-        return
-    if INSTANCING in (node.get("extensions") or {}):
-        raise MeshFileError(f"nodes[{index}] is copied by {INSTANCING}, which is not read; export it without instances")
-    where = f"meshes[{node['mesh']}]"
-    for primitive in _list(document.item("meshes", node["mesh"]), "primitives", where):
+def _parts(document: Document, world: dict[int, np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """World points and triangles of each primitive; a mesh that several nodes use is placed for all of them at once."""
+    rigid: dict[int, list[np.ndarray]] = {}
+    for index, transform in world.items():
+        node = document.item("nodes", index)
+        if "mesh" not in node:
+            continue
+        document.item("meshes", node["mesh"])
+        if INSTANCING in (node.get("extensions") or {}):
+            raise MeshFileError(f"nodes[{index}] is copied by {INSTANCING}; export it without instances")
+        if "skin" not in node:
+            rigid.setdefault(node["mesh"], []).append(transform)
+            continue
+        for points, triangles, primitive in _primitives(document, node["mesh"]):
+            joints = _joint_transforms(document, node, primitive, world)
+            yield _placed(points, triangles, transform[None]) if joints is None else _bent(points, triangles, joints)
+    for mesh, transforms in rigid.items():
+        for points, triangles, _ in _primitives(document, mesh):
+            used, triangles = np.unique(triangles, return_inverse=True)
+            document.limits.check_vertices(len(used) * len(transforms))
+            document.limits.check_faces(len(triangles) // 3 * len(transforms))
+            yield _placed(points[used], triangles.reshape(-1, 3), np.stack(transforms))
+
+
+def _placed(points: np.ndarray, triangles: np.ndarray, transforms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Points (n, 3) and triangles under each of k transforms (k, 4, 4), right side out also where it mirrors."""
+    linear = transforms[:, :3, :3]
+    moved = points @ linear.swapaxes(1, 2) + transforms[:, None, :3, 3]
+    faces = triangles + (np.arange(len(transforms)) * len(points))[:, None, None]
+    faces = np.where(np.linalg.det(linear)[:, None, None] < 0, faces[:, :, [0, 2, 1]], faces)
+    return moved.reshape(-1, 3), faces.reshape(-1, 3)
+
+
+def _bent(points: np.ndarray, triangles: np.ndarray, transforms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Points (n, 3), each under its own transform (n, 4, 4), and the triangles, right side out."""
+    linear = transforms[:, :3, :3]
+    moved = np.einsum("nij,nj->ni", linear, points) + transforms[:, :3, 3]
+    mirrored = np.linalg.det(linear)[triangles[:, :1]] < 0
+    return moved, np.where(mirrored, triangles[:, [0, 2, 1]], triangles)
+
+
+def _primitives(document: Document, mesh: int) -> Iterator[tuple[np.ndarray, np.ndarray, dict]]:
+    """Points (n, 3) float64 and triangles (m, 3) of those primitives of a mesh that are triangles."""
+    where = f"meshes[{mesh}]"
+    for primitive in _list(document.item("meshes", mesh), "primitives", where):
         if not isinstance(primitive, dict):
             raise MeshFileError(f"{where} has a primitive that is not an object")
-        if primitive.get("mode", TRIANGLES) not in (TRIANGLES, STRIP, FAN):
-            continue
-        transforms = _joint_transforms(document, node, primitive, world) if "skin" in node else None
-        points, triangles = _primitive(document, primitive, where)
-        used, triangles = np.unique(triangles, return_inverse=True)
-        triangles = triangles.reshape(-1, 3)
-        transform = world[index] if transforms is None else transforms[used]
-        yield _transformed(points[used].astype(np.float64), triangles, transform)
-
-
-def _transformed(points: np.ndarray, triangles: np.ndarray, transform: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Points moved by one transform (4, 4) or one each (n, 4, 4); triangles turned over where space is mirrored."""
-    linear = transform[..., :3, :3]
-    mirrored = np.broadcast_to(np.linalg.det(linear) < 0, len(points))
-    moved = (linear @ points[:, :, None])[:, :, 0] + transform[..., :3, 3]
-    return moved, np.where(mirrored[triangles[:, :1]], triangles[:, [0, 2, 1]], triangles)
+        if primitive.get("mode", TRIANGLES) in (TRIANGLES, STRIP, FAN):
+            points, triangles = _primitive(document, primitive, where)
+            yield points.astype(np.float64), triangles, primitive
 
 
 def _primitive(document: Document, primitive: dict, where: str) -> tuple[np.ndarray, np.ndarray]:

@@ -16,9 +16,9 @@ class ReadLimits:
     """
 
     max_bytes: int = 256 * 2**20
-    max_vertices: int = 2_000_000
+    max_vertices: int = 6_000_000
     max_faces: int = 2_000_000
-    max_polygon: int = 1024
+    max_polygon: int = 512
     max_coordinate: float = 1e9
 
     def check_bytes(self, count: int) -> None:

@@ -23,10 +23,12 @@ def read_obj(data: bytes, limits: ReadLimits) -> Polygons:
             continue
         if words[0] == b"v":
             coordinates.extend(_position(words, number))
+            limits.check_vertices(len(coordinates) // 3)
         elif words[0] == b"f":
             face = _face(line, number, len(coordinates) // 3)
             corners.extend(face)
             sizes.append(len(face))
+            limits.check_faces(len(sizes))
     vertices = np.array(coordinates, dtype=np.float64).reshape(-1, 3)
     return Polygons(vertices, np.array(corners, dtype=np.int64), np.array(sizes, dtype=np.int64))
 

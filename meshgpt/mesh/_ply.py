@@ -1,5 +1,7 @@
 """PLY, ASCII and binary of both byte orders: the positions of `vertex` and the indices of `face` or `tristrips`."""
 
+from array import array
+
 import numpy as np
 
 from meshgpt.errors import MeshFileError
@@ -62,55 +64,58 @@ def _check_counts(order: str, elements: list[Element], num_bytes: int, limits: R
             limits.check_faces(element.count)
 
 
-Columns = dict[bytes, "np.ndarray | tuple[np.ndarray, np.ndarray]"]
+Columns = dict[bytes, "np.ndarray | tuple[np.ndarray, np.ndarray]"]  # a list property is (values, sizes)
 
 
 class _Ascii:
-    """Rows of text, read as one sequence of numbers; a list becomes (values, sizes)."""
+    """The data as one sequence of numbers."""
 
     def __init__(self, body: bytes):
-        self.numbers = all_floats(body, "the data")
+        self.units = all_floats(body, "the data")
         self.at = 0
 
     def columns(self, element: Element) -> Columns:
-        if not any(p.count_kind for p in element.properties):
-            block = self._take(element.count * len(element.properties), element)
-            block = block.reshape(element.count, len(element.properties))
-            return {p.name: block[:, i] for i, p in enumerate(element.properties)}
-        return _rows(element, self)
-
-    def value(self, kind: str, element: Element) -> float:
-        return float(self._take(1, element)[0])
-
-    def values(self, kind: str, count: int, element: Element) -> np.ndarray:
-        return self._take(count, element)
-
-    def _take(self, count: int, element: Element) -> np.ndarray:
-        if self.at + count > len(self.numbers):
+        if any(p.count_kind for p in element.properties):
+            return _walk(element, self)
+        stop = self.at + element.count * len(element.properties)
+        if stop > len(self.units):
             raise _cut_off(element)
-        self.at += count
-        return self.numbers[self.at - count : self.at]
+        block = self.units[self.at : stop].reshape(element.count, len(element.properties))
+        self.at = stop
+        return {p.name: block[:, i] for i, p in enumerate(element.properties)}
+
+    def width(self, kind: str) -> int:
+        return 1
+
+    def length(self, at: int, kind: str, element: Element) -> int:
+        value = float(self.units[at])
+        if not 0 <= value < 2**31 or value != int(value):
+            raise MeshFileError(f"a list of {_shown(element)} has the length {value:g}")
+        return int(value)
+
+    def gather(self, wanted: np.ndarray, kind: str) -> np.ndarray:
+        return self.units[wanted]
 
 
 class _Binary:
-    """Rows of bytes."""
+    """The data as bytes."""
 
     def __init__(self, body: bytes, order: str):
-        self.body, self.order, self.at = body, order, 0
+        self.body, self.order = body, order
+        self.units = np.frombuffer(body, np.uint8)
+        self.at = 0
 
     def columns(self, element: Element) -> Columns:
+        """All rows at once where their lists are as long as in the first row, as in most files; else row by row."""
         sizes = self._first_sizes(element)
-        if sizes is None:
-            return _rows(element, self)
-        parts = [self._part(p, size) for p, size in zip(element.properties, sizes, strict=True)]
-        row = np.dtype([(str(i), part) for i, part in enumerate(parts)])
+        row = np.dtype([(str(i), part) for i, part in enumerate(map(self._part, element.properties, sizes))])
         if self.at + element.count * row.itemsize > len(self.body):
-            return _rows(element, self)
+            return _walk(element, self)
         rows = np.frombuffer(self.body, row, element.count, self.at)
         columns = {p.name: rows[str(i)] for i, p in enumerate(element.properties)}
         lists = {p.name: size for p, size in zip(element.properties, sizes, strict=True) if p.count_kind}
         if any((columns[name]["size"] != size).any() for name, size in lists.items()):
-            return _rows(element, self)
+            return _walk(element, self)
         self.at += element.count * row.itemsize
         found = {name: (columns[name]["values"].reshape(-1), columns[name]["size"].astype(np.int64)) for name in lists}
         return {**columns, **found}
@@ -121,51 +126,70 @@ class _Binary:
             return kind
         return np.dtype([("size", self.order + prop.count_kind), ("values", kind, (size,))])
 
-    def _first_sizes(self, element: Element) -> list[int] | None:
-        """List lengths in the first row, which most files repeat in every row; None if there is no row."""
-        start, sizes = self.at, []
-        if not element.count:
-            return None
+    def _first_sizes(self, element: Element) -> list[int]:
+        """List lengths in the first row; 0 where there is no row, and for single values."""
+        at, sizes = self.at, []
         for p in element.properties:
-            size = _length(self.value(p.count_kind, element), element) if p.count_kind else 0
-            self.values(p.kind, size if p.count_kind else 1, element)
+            size = self.length(at, p.count_kind, element) if p.count_kind and element.count else 0
+            at += self.width(p.count_kind) + size * self.width(p.kind) if p.count_kind else self.width(p.kind)
             sizes.append(size)
-        self.at = start
+        if element.count and at > len(self.body):
+            raise _cut_off(element)
         return sizes
 
-    def value(self, kind: str, element: Element) -> float:
-        return float(self.values(kind, 1, element)[0])
+    def width(self, kind: str) -> int:
+        return int(kind[1])
 
-    def values(self, kind: str, count: int, element: Element) -> np.ndarray:
-        dtype = np.dtype(self.order + kind)
-        if self.at + count * dtype.itemsize > len(self.body):
-            raise _cut_off(element)
-        self.at += count * dtype.itemsize
-        return np.frombuffer(self.body, dtype, count, self.at - count * dtype.itemsize)
+    def length(self, at: int, kind: str, element: Element) -> int:
+        order = "little" if self.order == "<" else "big"
+        value = int.from_bytes(self.body[at : at + int(kind[1])], order, signed=kind[0] == "i")
+        if value < 0:
+            raise MeshFileError(f"a list of {_shown(element)} has the length {value}")
+        return value
+
+    def gather(self, wanted: np.ndarray, kind: str) -> np.ndarray:
+        return self.units[wanted].view(self.order + kind)
 
 
-def _rows(element: Element, source: "_Ascii | _Binary") -> Columns:
-    """Row by row, for lists whose length varies."""
-    values: list[list[np.ndarray]] = [[np.zeros(0)] for _ in element.properties]
-    sizes: list[list[int]] = [[] for _ in element.properties]
+def _walk(element: Element, source: "_Ascii | _Binary") -> Columns:
+    """Row by row, for lists whose length varies: where each value begins, then all values of a property at once."""
+    spans: list[tuple[array, array]] = [(array("q"), array("q")) for _ in element.properties]
+    steps = [(p.count_kind, source.width(p.count_kind or p.kind), source.width(p.kind)) for p in element.properties]
+    plan = [(*step, *span) for step, span in zip(steps, spans, strict=True)]
+    at, end = source.at, len(source.units)
     for _ in range(element.count):
-        for p, blocks, lengths in zip(element.properties, values, sizes, strict=True):
-            size = _length(source.value(p.count_kind, element), element) if p.count_kind else 1
-            blocks.append(source.values(p.kind, size, element))
+        for count_kind, first, width, begin, lengths in plan:
+            if at + first > end:
+                raise _cut_off(element)
+            size = source.length(at, count_kind, element) if count_kind else 1
+            at += first if count_kind else 0
+            begin.append(at)
             lengths.append(size)
+            at += size * width
+    if at > end:
+        raise _cut_off(element)
+    source.at = at
     columns: Columns = {}
-    for p, blocks, lengths in zip(element.properties, values, sizes, strict=True):
-        joined = np.concatenate(blocks)
-        columns[p.name] = (joined, np.array(lengths, dtype=np.int64)) if p.count_kind else joined
+    for p, (_, _, width, begin, lengths) in zip(element.properties, plan, strict=True):
+        sizes = np.array(lengths, dtype=np.int64)
+        values = source.gather(_spans(np.array(begin, dtype=np.int64), sizes * width, end), p.kind)
+        columns[p.name] = (values, sizes) if p.count_kind else values
     return columns
 
 
-def _length(value: float, element: Element) -> int:
-    if not 0 <= value < 2**31 or value != int(value):
-        raise MeshFileError(f"a list of {element.name.decode('utf-8', 'replace')} has the length {value}")
-    return int(value)
+def _spans(begin: np.ndarray, length: np.ndarray, end: int) -> np.ndarray:
+    """True (end,) in spans that do not overlap."""
+    edges = np.zeros(end + 1, dtype=np.int8)
+    np.add.at(edges, begin, 1)
+    np.add.at(edges, begin + length, -1)
+    return np.cumsum(edges[:-1], dtype=np.int8) > 0
+
+
+def _shown(element: Element) -> str:
+    return element.name.decode("utf-8", "replace")
 
 
 def _cut_off(element: Element) -> MeshFileError:
-    name = element.name.decode("utf-8", "replace")
-    return MeshFileError(f"the header says {element.count} {name} rows, but the data ends before: the file is cut off")
+    return MeshFileError(
+        f"the header says {element.count} {_shown(element)} rows, but the data ends before: the file is cut off"
+    )

@@ -63,6 +63,6 @@ def read_header(data: bytes) -> tuple[str, list[Element], bytes]:
 
 def _property(words: list[bytes], line: bytes) -> Property:
     kinds = [TYPES.get(word) for word in (words[2:4] if words[1:2] == [b"list"] else words[1:2])]
-    if None in kinds or len(words) != 2 * len(kinds) + 1:
+    if not kinds or None in kinds or len(words) != 2 * len(kinds) + 1 or (len(kinds) == 2 and str(kinds[0])[0] == "f"):
         raise MeshFileError(f"header line {excerpt(line)} is not understood")
     return Property(words[-1], str(kinds[-1]), str(kinds[0]) if len(kinds) == 2 else None)

@@ -1,6 +1,7 @@
 """STL, binary and ASCII: triangles without shared vertices."""
 
 import re
+from array import array
 
 import numpy as np
 
@@ -46,16 +47,16 @@ def _binary_points(data: bytes, limits: ReadLimits) -> np.ndarray:
 
 def _ascii_points(data: bytes, limits: ReadLimits) -> np.ndarray:
     limits.check_faces(len(data) // 60)
-    points, open_facets, ended = [], 0, False
+    points, open_facets, ended = array("d"), 0, False
     for statement in STATEMENT.finditer(data):
         word = statement[1].lower()
         ended = word == b"endsolid"
         if word == b"vertex":
-            points.append(_position(statement[2], len(points)))
+            points.extend(_position(statement[2], len(points) // 3))
         elif word != b"endsolid":
             open_facets += 1 if word == b"facet" else -1
-            if open_facets not in (0, 1) or len(points) % 3:
-                raise MeshFileError(f"facet {len(points) // 3} is not closed after 3 vertices")
+            if open_facets not in (0, 1) or len(points) % 9:
+                raise MeshFileError(f"facet {len(points) // 9} is not closed after 3 vertices")
     if not ended or open_facets:
         raise MeshFileError("does not end with `endsolid`: the file is cut off")
     return np.array(points, dtype=np.float64).reshape(-1, 3)

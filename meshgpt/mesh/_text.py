@@ -1,6 +1,7 @@
 """Lines and numbers of text files."""
 
 import io
+from array import array
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -33,14 +34,14 @@ def integers(words: Iterable[bytes], where: str) -> list[int]:
 
 def all_floats(data: bytes, where: str) -> np.ndarray:
     """Every number (n,) of white-space separated text, read in pieces to keep the words out of memory."""
-    pieces, start = [np.zeros(0)], 0
+    numbers, start = array("d"), 0
     while start < len(data):
         end = min(start + CHUNK, len(data))
         while end < len(data) and not data[end : end + 1].isspace():
             end += 1
-        pieces.append(np.array(floats(data[start:end].split(), where)))
+        numbers.extend(floats(data[start:end].split(), where))
         start = end
-    return np.concatenate(pieces)
+    return np.array(numbers) if not numbers else np.frombuffer(numbers)
 
 
 def excerpt(line: bytes) -> str:

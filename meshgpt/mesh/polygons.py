@@ -151,14 +151,13 @@ def _clip_ears(flat: np.ndarray) -> np.ndarray:
 
 
 class _Ring:
-    """What is left of polygons (m, n, 2) while ears are cut: neighbours, turns and the cost of cutting each corner."""
+    """What is left of polygons (m, n, 2) while ears are cut: neighbours, reflex corners, the cost of cutting each."""
 
     def __init__(self, flat: np.ndarray):
         m, n = flat.shape[:2]
         self.flat = flat
         self.before, self.after = (np.tile(np.roll(np.arange(n), shift), (m, 1)) for shift in (1, -1))
-        self.alive = np.ones((m, n), dtype=bool)
-        self.turn = _cross(flat - np.roll(flat, 1, axis=1), np.roll(flat, -1, axis=1) - flat)
+        self.reflex = _cross(flat - np.roll(flat, 1, axis=1), np.roll(flat, -1, axis=1) - flat) <= EPSILON
         self.cost = np.empty((m, n))
         rows, corners = (grid.reshape(-1) for grid in np.indices((m, n)))
         step = max(1, MAX_PAIRS // n)
@@ -167,30 +166,33 @@ class _Ring:
 
     def remove(self, rows: np.ndarray, corners: np.ndarray) -> None:
         a, c = self.before[rows, corners], self.after[rows, corners]
-        self.alive[rows, corners], self.cost[rows, corners] = False, np.inf
+        self.reflex[rows, corners], self.cost[rows, corners] = False, np.inf
         self.after[rows, a], self.before[rows, c] = c, a
 
     def measure(self, rows: np.ndarray, corners: np.ndarray) -> None:
         """Turn and cost of some corners: the length of the diagonal, and a penalty for what is no ear."""
         a, b, c = (self.flat[rows, i] for i in (self.before[rows, corners], corners, self.after[rows, corners]))
-        self.turn[rows, corners] = bends = _cross(b - a, c - b)
-        reflex = self.alive[rows] & (self.turn[rows] <= EPSILON)
-        blocked = _contains_reflex(a, b, c, self.flat[rows], reflex)
+        bends = _cross(b - a, c - b)
+        self.reflex[rows, corners] = bends <= EPSILON
+        pairs, others = np.nonzero(self.reflex[rows])
+        blocked = _contains((a, b, c), self.flat[rows[pairs], others], pairs)
         penalty = np.select([bends < -EPSILON, bends <= EPSILON, blocked], [1e9, 1e6, 1e3], 0.0)
         self.cost[rows, corners] = np.linalg.norm(a - c, axis=1) + penalty
 
 
-def _contains_reflex(a: np.ndarray, b: np.ndarray, c: np.ndarray, points: np.ndarray, reflex: np.ndarray) -> np.ndarray:
-    """Whether triangles a, b, c, each (p, 2), hold one of their polygon's points (p, n, 2) at a reflex corner.
+def _contains(triangles: tuple[np.ndarray, ...], points: np.ndarray, owner: np.ndarray) -> np.ndarray:
+    """Whether each triangle, three corners (p, 2), holds a point (q, 2) that belongs to triangle `owner` (q,).
 
     Points on the rim count, but not those at a corner of the triangle: a hole joined to the outline by a double edge
     has corners in the same place.
     """
-    inside = reflex
-    for start, end in ((a, b), (b, c), (c, a)):
-        inside = inside & (_cross((end - start)[:, None], points - start[:, None]) >= -EPSILON)
-        inside &= (points != start[:, None]).any(axis=2)
-    return inside.any(axis=1)
+    x, y = points.T
+    inside = np.ones(len(points), dtype=bool)
+    for start, end in zip(triangles, (*triangles[1:], triangles[0]), strict=True):
+        (from_x, from_y), (way_x, way_y) = start[owner].T, (end - start)[owner].T
+        inside &= way_x * (y - from_y) - way_y * (x - from_x) >= -EPSILON
+        inside &= (x != from_x) | (y != from_y)
+    return np.bincount(owner[inside], minlength=len(triangles[0])) > 0
 
 
 def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
