@@ -16,18 +16,70 @@ __version__ = "0.1.0"
 TYPECHECKED = switch_on(__name__)
 
 if TYPE_CHECKING:
+    from meshgpt.data.augment import Augmentation as Augmentation
     from meshgpt.data.batch import MeshBatch as MeshBatch
+    from meshgpt.data.build import build_dataset as build_dataset
+    from meshgpt.data.dataset import MeshDataset as MeshDataset
+    from meshgpt.data.folder import DatasetFromTransforms as DatasetFromTransforms
+    from meshgpt.data.folder import MeshFolder as MeshFolder
+    from meshgpt.errors import MeshGPTError as MeshGPTError
     from meshgpt.mesh.canonical import GridMesh as GridMesh
     from meshgpt.mesh.canonical import canonicalize as canonicalize
+    from meshgpt.mesh.files import read_mesh as read_mesh
+    from meshgpt.mesh.files import write_mesh as write_mesh
     from meshgpt.mesh.mesh import Mesh as Mesh
+    from meshgpt.mesh.picture import contact_sheet as contact_sheet
+    from meshgpt.mesh.picture import render as render
+    from meshgpt.mesh.picture import save_png as save_png
     from meshgpt.mesh.topology import derive_face_edges_from_faces as derive_face_edges_from_faces
+    from meshgpt.mesh.topology import orient as orient
+    from meshgpt.mesh.topology import topology_report as topology_report
+    from meshgpt.mesh.viewer import write_viewer as write_viewer
+    from meshgpt.pipeline import MeshPipeline as MeshPipeline
+    from meshgpt.pipeline import MeshPipelineConfig as MeshPipelineConfig
+    from meshgpt.tokenizers.autoencoder import MeshAutoencoder as MeshAutoencoder
+    from meshgpt.tokenizers.autoencoder_config import MeshAutoencoderConfig as MeshAutoencoderConfig
+    from meshgpt.tokenizers.coordinates import CoordinateTokenizer as CoordinateTokenizer
+    from meshgpt.tokenizers.tokenizer import MeshTokenizer as MeshTokenizer
+    from meshgpt.training.mesh_trainers import MeshAutoencoderTrainer as MeshAutoencoderTrainer
+    from meshgpt.training.mesh_trainers import MeshTransformerTrainer as MeshTransformerTrainer
+    from meshgpt.training.settings import TrainerConfig as TrainerConfig
+    from meshgpt.transformer.config import MeshTransformerConfig as MeshTransformerConfig
+    from meshgpt.transformer.sampling import Sampling as Sampling
+    from meshgpt.transformer.transformer import MeshTransformer as MeshTransformer
 
 _HOMES = {
+    "Augmentation": "data.augment",
+    "CoordinateTokenizer": "tokenizers.coordinates",
+    "DatasetFromTransforms": "data.folder",
     "GridMesh": "mesh.canonical",
     "Mesh": "mesh.mesh",
+    "MeshAutoencoder": "tokenizers.autoencoder",
+    "MeshAutoencoderConfig": "tokenizers.autoencoder_config",
+    "MeshAutoencoderTrainer": "training.mesh_trainers",
     "MeshBatch": "data.batch",
+    "MeshDataset": "data.dataset",
+    "MeshFolder": "data.folder",
+    "MeshGPTError": "errors",
+    "MeshPipeline": "pipeline",
+    "MeshPipelineConfig": "pipeline",
+    "MeshTokenizer": "tokenizers.tokenizer",
+    "MeshTransformer": "transformer.transformer",
+    "MeshTransformerConfig": "transformer.config",
+    "MeshTransformerTrainer": "training.mesh_trainers",
+    "Sampling": "transformer.sampling",
+    "TrainerConfig": "training.settings",
+    "build_dataset": "data.build",
     "canonicalize": "mesh.canonical",
+    "contact_sheet": "mesh.picture",
     "derive_face_edges_from_faces": "mesh.topology",
+    "orient": "mesh.topology",
+    "read_mesh": "mesh.files",
+    "render": "mesh.picture",
+    "save_png": "mesh.picture",
+    "topology_report": "mesh.topology",
+    "write_mesh": "mesh.files",
+    "write_viewer": "mesh.viewer",
 }
 
 __all__ = ["TYPECHECKED", "__version__", *_HOMES]
