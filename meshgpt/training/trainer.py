@@ -132,7 +132,9 @@ class Trainer:
         with StopSignals() as signals, self._tracking():
             try:
                 while self.step < self.config.num_train_steps:
+                    started = time.monotonic()
                     stop = self.train_step(signals)
+                    self._seconds += time.monotonic() - started
                     self._after_step()
                     if stop:
                         self._stop(stop)
@@ -156,7 +158,7 @@ class Trainer:
         self._figures: dict[str, float] = {}
         self._saved_at: int | None = None  # a resumed run saves again, in case it was killed before the model's export
         self.log_file.begin(self.step)
-        self._clock = time.monotonic()
+        self._seconds = 0.0  # spent on steps since figures were last logged
 
     def _begin_randomness(self) -> None:
         """Draws begin here, so that nothing that was drawn since the trainer was made changes the run."""
@@ -243,9 +245,8 @@ class Trainer:
 
     def _log_training(self) -> None:
         means = self.objective.summary(self._meter.means())
-        now = time.monotonic()
-        steps = (self.step - 1) % self.config.log_every + 1
-        seconds, self._clock = (now - self._clock) / steps, now
+        seconds = self._seconds / ((self.step - 1) % self.config.log_every + 1)
+        self._seconds = 0.0
         epoch = self.step * self.config.grad_accum_every / self.loader.sampler.batches_per_epoch
         extra = {
             "learning_rate": self._rate,
