@@ -3,6 +3,8 @@
 import base64
 import json
 import struct
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -138,15 +140,31 @@ def test_an_accessor_without_bytes_and_a_view_beyond_its_buffer_are_refused():
         read_mesh(gltf(bufferViews=[{"buffer": 0, "byteOffset": 64, "byteLength": 36}, {"buffer": 0, "byteLength": 6}]))
 
 
-def test_compressed_gltf_names_its_compression():
+def test_compressed_gltf_names_its_compression(monkeypatch):
     draco = {"attributes": {"POSITION": 0}, "extensions": {"KHR_draco_mesh_compression": {"bufferView": 0}}}
     bare = {key: value for key, value in POSITIONS.items() if key != "bufferView"}
-    with pytest.raises(MeshFileError, match="KHR_draco_mesh_compression"):
+    monkeypatch.setitem(sys.modules, "DracoPy", None)
+    with pytest.raises(MeshFileError, match="KHR_draco_mesh_compression; pip install 'meshgpt.draco.'"):
         read_mesh(gltf(meshes=[{"primitives": [draco]}], accessors=[bare]))
     assert outcome(gltf(meshes=[{"primitives": [draco]}])) == "mesh"  # the same geometry is there uncompressed
     packed = {"buffer": 0, "byteLength": 36, "extensions": {"EXT_meshopt_compression": {}}}
     with pytest.raises(MeshFileError, match="EXT_meshopt_compression"):
         read_mesh(gltf(bufferViews=[packed, {"buffer": 0, "byteLength": 6}]))
+
+
+def test_draco_geometry_is_decoded_where_its_package_is_and_checked_then(monkeypatch):
+    def decoder(faces):
+        return SimpleNamespace(decode=lambda data: SimpleNamespace(points=np.eye(3) * len(data), faces=faces))
+
+    draco = {"attributes": {"POSITION": 0}, "extensions": {"KHR_draco_mesh_compression": {"bufferView": 1}}}
+    bare = {key: value for key, value in POSITIONS.items() if key != "bufferView"}
+    data = gltf(meshes=[{"primitives": [draco]}], accessors=[bare])
+    monkeypatch.setitem(sys.modules, "DracoPy", decoder(np.array([[0, 1, 2]])))
+    assert read_mesh(data).bounds.tolist() == [[0, 0, 0], [6, 6, 6]]  # a buffer view of six bytes
+    for faces, says in (([[0, 1, 3]], "refers to vertex 3"), ([[0, -1, 2]], "refers to vertex -1"), (None, "decoded")):
+        monkeypatch.setitem(sys.modules, "DracoPy", decoder(faces))
+        with pytest.raises(MeshFileError, match=says):
+            read_mesh(data)
 
 
 @pytest.mark.parametrize(

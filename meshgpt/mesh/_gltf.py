@@ -70,7 +70,7 @@ class Document:
             if "sparse" not in entry or count > MAX_UNSTORED:
                 raise MeshFileError(f"{where} names no buffer view for its {count} values")
             return np.zeros((count, width), dtype)
-        view, stride = self._view(entry["bufferView"])
+        view, stride = self.view(entry["bufferView"])
         offset, size = number(entry, "byteOffset", where, 0), width * dtype.itemsize
         stride = stride or size
         if count and offset + (count - 1) * stride + size > len(view):
@@ -100,7 +100,7 @@ class Document:
         values[at] = self._strided(replacements, values.dtype, count, values.shape[1], where)
         return values
 
-    def _view(self, index: Any) -> tuple[memoryview, int]:
+    def view(self, index: Any) -> tuple[memoryview, int]:
         """The bytes of a buffer view, and its stride (0 if packed)."""
         entry, where = self.item("bufferViews", index), f"bufferViews[{index}]"
         compressed = [name for name in COMPRESSED if name in (entry.get("extensions") or {})]

@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 
 from meshgpt.errors import MeshFileError
+from meshgpt.mesh._draco import EXTENSION as DRACO
+from meshgpt.mesh._draco import decode_draco
 from meshgpt.mesh._gltf import Document, Opener
 from meshgpt.mesh._limits import ReadLimits
 from meshgpt.mesh.polygons import Polygons, fan_triangles, strip_triangles
 
 TRIANGLES, STRIP, FAN = 4, 5, 6
-DRACO = "KHR_draco_mesh_compression"
 INSTANCING = "EXT_mesh_gpu_instancing"
 
 
@@ -133,25 +134,30 @@ def _primitive(document: Document, primitive: dict, where: str) -> tuple[np.ndar
     attributes = primitive.get("attributes")
     if not isinstance(attributes, dict) or "POSITION" not in attributes:
         raise MeshFileError(f"{where} has a primitive without positions")
-    if DRACO in (primitive.get("extensions") or {}):
-        accessor = document.item("accessors", attributes["POSITION"])
-        if "bufferView" not in accessor:  # otherwise the same geometry is there uncompressed as well
-            raise MeshFileError(f"its geometry is compressed with {DRACO}; export it without compression")
+    packed = (primitive.get("extensions") or {}).get(DRACO)
+    if packed is not None and "bufferView" not in document.item("accessors", attributes["POSITION"]):
+        points, triangles = decode_draco(bytes(document.view(packed.get("bufferView"))[0]))
+        return points, _within(triangles, len(points), where)
     points = document.accessor(attributes["POSITION"], "VEC3")
     indices = np.arange(len(points))
     if "indices" in primitive:
         stored = document.accessor(primitive["indices"], "SCALAR")[:, 0]
         if stored.dtype.kind != "u":
             raise MeshFileError(f"{where} has indices that are no unsigned whole numbers")
-        indices = stored.astype(np.int64)
-    if len(indices) and indices.max() >= len(points):
-        raise MeshFileError(f"{where} refers to vertex {indices.max()}, but there are {len(points)} vertices")
+        indices = _within(stored.astype(np.int64), len(points), where)
     mode = primitive.get("mode", TRIANGLES)
     if mode == TRIANGLES and len(indices) % 3:
         raise MeshFileError(f"{where} has {len(indices)} corners, which is no multiple of 3")
     if mode == TRIANGLES:
         return points, indices.reshape(-1, 3)
     return points, strip_triangles(indices) if mode == STRIP else fan_triangles(indices)
+
+
+def _within(indices: np.ndarray, num_vertices: int, where: str) -> np.ndarray:
+    if indices.size and not 0 <= indices.min() <= indices.max() < num_vertices:
+        wrong = indices.max() if indices.min() >= 0 else indices.min()
+        raise MeshFileError(f"{where} refers to vertex {wrong}, but there are {num_vertices} vertices")
+    return indices
 
 
 def _joint_transforms(
