@@ -27,9 +27,10 @@ def _transformer(
 ) -> Preset:
     model = {"dim": dim, "attn_depth": depth, "attn_heads": heads[0], "fine_attn_heads": heads[1]}
     model |= {"attn_dim_head": dim[0] // heads[0], "fine_attn_dim_head": dim[1] // heads[1]}
-    model |= {"max_seq_len": max_seq_len, "fine_context_faces": 1}
-    training = {"num_train_steps": steps, "batch_size": 256, "max_faces_per_batch": faces, "learning_rate": rate}
-    training |= {"weight_decay": 0.05, "betas": (0.9, 0.98), "scheduler": "wsd"}
+    model |= {"max_seq_len": max_seq_len, "fine_context_faces": 1, "copy_dim": 48, "ff_mult": 2.7}
+    training = {"num_train_steps": steps, "batch_size": 64, "max_faces_per_batch": faces, "learning_rate": rate}
+    training |= {"warmup_steps": max(100, steps // 100), "scheduler": "wsd", "decay_fraction": 0.3}
+    training |= {"weight_decay": 0.05, "betas": (0.9, 0.98), "ema_decay": 0.998}
     return Preset(model, {**training, **_times(steps)}, num_variants=12)
 
 
@@ -47,7 +48,7 @@ TOKENIZERS = {
 }
 #                       (coarse, fine) depth    heads    codes   steps  faces    rate
 TRANSFORMERS = {
-    "tiny":  _transformer((160,  96),    4,   (4,  4),   1200,   4000,    400, 1.5e-3),
+    "tiny":  _transformer((160,  96),    4,   (4,  4),   1200,   9000,    400, 1.5e-3),
     "small": _transformer((384, 256),    8,   (6,  4),   2400,  40000,   3200, 6e-4),
     "base":  _transformer((768, 512),   16,  (12,  8),   4800, 200000,  12800, 3e-4),
 }
