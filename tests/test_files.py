@@ -268,6 +268,14 @@ def test_ascii_ply_may_have_other_elements_lists_and_line_ends():
     assert ply(header.replace("\n", "\r\n"), rows).face_areas.tolist() == [1]
 
 
+@pytest.mark.parametrize("chunk", [1, 2, 7, 1000])
+def test_text_is_read_in_pieces_that_never_cut_a_number(chunk, monkeypatch):
+    monkeypatch.setattr("meshgpt.mesh._text.CHUNK", chunk)
+    header = PLY_VERTICES + "element face 1\nproperty list uchar int vertex_index\n"
+    mesh = ply(header, b"  0 0 0\n1.5 0 0\n1.50 1.25 0\n\n0 1.25 0 4 0 1 2 3  ")
+    assert mesh.face_areas.tolist() == [1.875]
+
+
 def test_ply_strips_are_cut_into_triangles_wound_one_way():
     header = PLY_VERTICES + "element tristrips 1\nproperty list int int vertex_indices\n"
     mesh = ply(header, b"0 0 0 1 0 0 0 1 0 1 1 0 9 0 1 2 3 -1 0 1 2 -1")

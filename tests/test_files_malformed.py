@@ -187,6 +187,14 @@ def test_an_ascii_stl_says_what_is_wrong(before, after, says):
         read_mesh(ascii_stl().decode().replace(before, after, 1).encode())
 
 
+def test_vertices_outside_facets_and_lists_beyond_the_data_are_cut_off_files(valid):
+    with pytest.raises(MeshFileError, match="holds 1 vertices, which is no multiple of 3"):
+        read_mesh(b"solid\nvertex 0 0 0\nendsolid\n")
+    start = valid["ply"].index(b"end_header") + 11 + 8 * 12
+    with pytest.raises(MeshFileError, match="7 face rows, but the data ends before"):
+        read_mesh(valid["ply"][:start] + b"\xff" + valid["ply"][start + 1 :])
+
+
 def test_a_binary_stl_of_the_wrong_length_says_both_numbers(valid):
     with pytest.raises(MeshFileError, match="12 triangles, 684 bytes in all, but there are 600"):
         read_mesh(valid["stl"][:600], file_type="stl")
@@ -210,6 +218,20 @@ def test_each_limit_is_enforced_in_every_format(valid, limits, says):
             continue  # these hold triangles only
         with pytest.raises(MeshLimitError, match=says):
             read_mesh(data, limits=limits)
+
+
+def test_the_extension_counts_where_the_content_does_not_tell(tmp_path):
+    for name, says in (("a.STL", "the header says"), ("a.ply", "no end_header"), ("a.glb", "JSON"), ("a.off", "OFF")):
+        (tmp_path / name).write_bytes(b"\1" * 100)
+        with pytest.raises(MeshFileError, match=f"{name}: .*{says}"):
+            read_mesh(tmp_path / name)
+
+
+def test_a_word_without_end_is_quoted_in_part():
+    header = "element vertex 9\nproperty float x\nproperty float y\nproperty float z\nend_header\n"
+    with pytest.raises(MeshFileError, match="not a number") as caught:
+        read_mesh(b"ply\nformat ascii 1.0\n" + header.encode() + b"x" * 10_000_000)
+    assert len(str(caught.value)) < 200
 
 
 def test_archives_are_not_opened(tmp_path):

@@ -1,6 +1,7 @@
 """Lines and numbers of text files."""
 
 import io
+import re
 from array import array
 from collections.abc import Iterable, Iterator
 
@@ -9,6 +10,7 @@ import numpy as np
 from meshgpt.errors import MeshFileError
 
 CHUNK = 1 << 20
+SPACE = re.compile(rb"\s")
 
 
 def lines(data: bytes) -> Iterator[bytes]:
@@ -22,23 +24,22 @@ def floats(words: Iterable[bytes], where: str) -> list[float]:
     try:
         return [float(word) for word in words]
     except ValueError as error:
-        raise MeshFileError(f"{where} holds what is not a number ({error})") from error
+        raise MeshFileError(f"{where} holds what is not a number ({str(error)[:60]})") from error
 
 
 def integers(words: Iterable[bytes], where: str) -> list[int]:
     try:
         return [int(word) for word in words]
     except ValueError as error:
-        raise MeshFileError(f"{where} holds what is not a whole number ({error})") from error
+        raise MeshFileError(f"{where} holds what is not a whole number ({str(error)[:60]})") from error
 
 
 def all_floats(data: bytes, where: str) -> np.ndarray:
     """Every number (n,) of white-space separated text, read in pieces to keep the words out of memory."""
     numbers, start = array("d"), 0
     while start < len(data):
-        end = min(start + CHUNK, len(data))
-        while end < len(data) and not data[end : end + 1].isspace():
-            end += 1
+        gap = SPACE.search(data, start + CHUNK)
+        end = gap.start() if gap else len(data)
         numbers.extend(floats(data[start:end].split(), where))
         start = end
     return np.array(numbers) if not numbers else np.frombuffer(numbers)
