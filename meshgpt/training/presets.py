@@ -48,7 +48,7 @@ TOKENIZERS = {
 }
 #                       (coarse, fine) depth    heads    codes   steps  faces    rate
 TRANSFORMERS = {
-    "tiny":  _transformer((160,  96),    4,   (4,  4),   1200,   9000,    400, 1.5e-3),
+    "tiny":  _transformer((160,  96),    4,   (4,  4),   1200,   7500,    400, 1.5e-3),
     "small": _transformer((384, 256),    8,   (6,  4),   2400,  40000,   3200, 6e-4),
     "base":  _transformer((768, 512),   16,  (12,  8),   4800, 200000,  12800, 3e-4),
 }
