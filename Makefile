@@ -32,7 +32,7 @@ $(READY): pyproject.toml setup.py constraints.txt
 	@touch $@
 
 demo: $(READY)
-	@$(BIN)/python -m meshgpt.cli.demo --out out/demo
+	@$(BIN)/meshgpt demo --out out/demo
 
 test: $(READY)
 	@echo "== shape checking on: all tests"

@@ -6,10 +6,10 @@ import sys
 from collections.abc import Sequence
 
 from meshgpt import __version__
-from meshgpt.cli import data, doctor, pictures, tokens
+from meshgpt.cli import data, demo, doctor, generate, pictures, tokens, train
 from meshgpt.errors import MeshGPTError
 
-GROUPS = (data, tokens, pictures, doctor)
+GROUPS = (generate, demo, data, train, tokens, pictures, doctor)
 ERROR, INTERRUPTED = 1, 130
 
 

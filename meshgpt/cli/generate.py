@@ -1,0 +1,98 @@
+"""`meshgpt generate`: meshes out of a model, as files, with what they came from written into them."""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from meshgpt.errors import GenerationError
+
+if TYPE_CHECKING:
+    from meshgpt.mesh.mesh import Mesh
+    from meshgpt.pipeline import GeneratedMesh
+
+SAMPLING = ("temperature", "top_k", "top_p", "min_p", "max_faces")
+
+
+def add_commands(commands: argparse._SubParsersAction, shared: argparse.ArgumentParser) -> None:
+    generate = commands.add_parser("generate", parents=[shared], help="write new meshes")
+    generate.add_argument("text", nargs="?", help="what to generate, for a model that was trained with texts")
+    generate.add_argument("-n", "--num-meshes", type=int, default=4, help="how many (default: 4)")
+    generate.add_argument("-o", "--out", type=Path, default=Path("out"), help="folder for the files (default: out)")
+    generate.add_argument("--model", default="lowpoly", help="a bundled model, a folder or a Hub name")
+    generate.add_argument("--seed", type=int, help="mesh i is written with SEED + i (default: drawn, and told)")
+    generate.add_argument("--prompt", type=Path, help="a mesh file to go on from; normalised if it leaves [-1, 1]")
+    generate.add_argument("--format", default="glb", help="glb, obj, ply, stl, off or gltf (default: glb)")
+    generate.add_argument("--temperature", type=float, help="below 1 is safer, above 1 wilder; 0 takes the likeliest")
+    generate.add_argument("--top-k", type=int, help="choose among the k likeliest codes")
+    generate.add_argument("--top-p", type=float, help="choose among the codes that make up this probability")
+    generate.add_argument("--min-p", type=float, help="choose among codes of this share of the likeliest one's")
+    generate.add_argument("--max-faces", type=int, help="stop a mesh here")
+    generate.add_argument("--device", default="cpu", help="cpu, cuda, mps (default: cpu)")
+    generate.add_argument("--view", action="store_true", help="write index.html beside the meshes, to look at them")
+    generate.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from meshgpt.pipeline import MeshPipeline
+
+    if arguments.text is not None:
+        raise GenerationError(
+            f"text conditioning is not in the model '{arguments.model}', which writes meshes from a seed or from a"
+            f" begun mesh (--prompt): leave {arguments.text!r} out"
+        )
+    pipe = MeshPipeline.from_pretrained(arguments.model, device=arguments.device)
+    options = {name: getattr(arguments, name) for name in SAMPLING if getattr(arguments, name) is not None}
+    prompt = None if arguments.prompt is None else read_prompt(arguments.prompt)
+    written = pipe.generate(
+        seed=arguments.seed, num_meshes=arguments.num_meshes, prompt=prompt, progress=True, **options
+    )
+    saved = save_all(written, arguments.out, arguments.format, {"model": str(arguments.model), **options})
+    for item in saved:
+        print(f"{item.path or 'nothing'}: {item.caption}")
+    if arguments.view:
+        print(f"look at them: {save_page(saved, arguments.out / 'index.html', f'meshgpt {arguments.model}')}")
+
+
+def read_prompt(path: Path) -> "Mesh":
+    """The mesh in a file, moved into [-1, 1] where it is not there already."""
+    from meshgpt.mesh.files import read_mesh
+
+    mesh = read_mesh(path)
+    return mesh.normalized() if abs(mesh.bounds).max() > 1 else mesh
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A generated mesh and its file, None where it has no faces and so cannot be a file."""
+
+    mesh: "Mesh"
+    path: Path | None
+    caption: str
+
+
+def save_all(written: "list[GeneratedMesh]", folder: Path, extension: str, settings: dict[str, Any]) -> list[Saved]:
+    """Writes `folder/seed-S.EXTENSION` for each; seed and settings are kept in the file where its format can."""
+    from meshgpt.mesh.files import write_mesh
+
+    folder.mkdir(parents=True, exist_ok=True)
+    saved = []
+    for item in written:
+        caption = f"seed {item.seed}, {item.mesh.num_faces} faces"
+        caption += "" if item.stopped_by == "end" else f", cut off by {item.stopped_by}"
+        path = folder / f"seed-{item.seed}.{extension.lstrip('.')}"
+        if item.mesh.num_faces:
+            path = write_mesh(item.mesh, path, metadata={"generator": "meshgpt", "seed": item.seed, **settings})
+        saved.append(Saved(item.mesh, path if item.mesh.num_faces else None, caption))
+    return saved
+
+
+def save_page(saved: list[Saved], path: Path, title: str) -> Path:
+    """The HTML viewer of all that have faces. Raises `GenerationError` where none has."""
+    from meshgpt.mesh.viewer import write_viewer
+
+    shown = [item for item in saved if item.path is not None]
+    if not shown:
+        raise GenerationError("none of the meshes has a face, there is nothing to look at: try another seed")
+    names = [item.path.stem for item in shown if item.path]
+    return write_viewer([item.mesh for item in shown], path, names, [item.caption for item in shown], title)
