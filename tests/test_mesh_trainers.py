@@ -1,6 +1,8 @@
 """The two real trainers on the bundled sample, and the codes that are kept for the transformer."""
 
 import dataclasses
+import multiprocessing
+import time
 
 import numpy as np
 import pytest
@@ -48,13 +50,18 @@ SETTINGS = {"num_train_steps": 6, "batch_size": 4, "learning_rate": 1e-3, "progr
 # the trainers
 
 
-def test_the_autoencoder_trainer_learns_logs_and_saves(tmp_path, tiny_dataset):
+@pytest.fixture(scope="module")
+def small_meshes(tiny_dataset):
+    return tiny_dataset.filter(max_faces=60)
+
+
+def test_the_autoencoder_trainer_learns_logs_and_saves(tmp_path, small_meshes):
     torch.manual_seed(0)
     sizes = {"encoder_dims_through_depth": (16, 16), "decoder_dims_through_depth": (16,), "dim_codebook": 48}
     model = MeshAutoencoder(**sizes, code_init="random")
     settings = SETTINGS | {"num_train_steps": 30, "learning_rate": 1e-2, "checkpoint_folder": str(tmp_path)}
     trainer = MeshAutoencoderTrainer(
-        model, tiny_dataset, val_dataset=tiny_dataset[:8], augment=Augmentation(), **settings
+        model, small_meshes, val_dataset=small_meshes[:8], augment=Augmentation(), **settings
     )
     trainer()
     lines = read_metrics(tmp_path)
@@ -74,12 +81,12 @@ def test_the_trainer_tokenizes_with_the_averaged_model(tmp_path, autoencoder, ti
     assert trainer.model.training
 
 
-def test_the_transformer_trainer_learns_logs_and_saves(tmp_path, autoencoder, tiny_dataset):
+def test_the_transformer_trainer_learns_logs_and_saves(tmp_path, autoencoder, small_meshes):
     model = transformer(autoencoder)
-    settings = SETTINGS | {"num_train_steps": 20, "max_faces_per_batch": 1200, "learning_rate": 5e-3}
+    settings = SETTINGS | {"num_train_steps": 20, "max_faces_per_batch": 400, "learning_rate": 5e-3}
     before = weights_of(autoencoder)
     trainer = MeshTransformerTrainer(
-        model, tiny_dataset, val_dataset=tiny_dataset[:8], checkpoint_folder=str(tmp_path), **settings
+        model, small_meshes, val_dataset=small_meshes[:8], checkpoint_folder=str(tmp_path), **settings
     )
     trainer()
     lines = read_metrics(tmp_path)
@@ -105,10 +112,10 @@ def test_the_logged_bits_per_face_are_all_bits_over_all_faces(tmp_path, autoenco
     assert figures["loss"] == pytest.approx(bits * np.log(2) / sum(row.num_tokens for row in rows), rel=1e-5)
 
 
-def test_a_transformer_run_goes_on_bit_for_bit_without_making_the_codes_again(tmp_path, autoencoder, tiny_dataset):
+def test_a_transformer_run_goes_on_bit_for_bit_without_making_the_codes_again(tmp_path, autoencoder, small_meshes):
     def run(folder, seed=0, **keywords):
         settings = SETTINGS | {"checkpoint_folder": str(folder), "val_every": 2} | keywords
-        model, data = transformer(autoencoder, seed, dropout=0.1), tiny_dataset[:10]
+        model, data = transformer(autoencoder, seed, dropout=0.1), small_meshes[:10]
         options = {"augment": Augmentation(), "num_variants": 2, "cache_folder": tmp_path / "cache"}
         return MeshTransformerTrainer(model, data, **options, **settings)
 
@@ -123,7 +130,7 @@ def test_a_transformer_run_goes_on_bit_for_bit_without_making_the_codes_again(tm
     assert second.resume() and second.step == 3
     second()
     assert equal_weights(weights_of(second.model), weights_of(whole.model))
-    assert len(list((tmp_path / "cache").iterdir())) == 1
+    assert len(list((tmp_path / "cache").glob("*/codes.npy"))) == 1
 
 
 def test_variants_without_augmentation_are_refused(tmp_path, autoencoder, tiny_dataset):
@@ -131,6 +138,42 @@ def test_variants_without_augmentation_are_refused(tmp_path, autoencoder, tiny_d
         MeshTransformerTrainer(
             transformer(autoencoder), tiny_dataset, num_variants=3, checkpoint_folder=str(tmp_path), **SETTINGS
         )
+
+
+def test_sampling_weights_are_those_of_the_meshes_that_are_kept(tmp_path, autoencoder, tiny_dataset):
+    order = np.argsort(tiny_dataset.face_counts)[::-1].tolist()
+    data = tiny_dataset[order[:6]]
+    longest = int(data.face_counts[2]) * autoencoder.tokens_per_face
+    model = transformer(autoencoder, max_seq_len=longest)
+    settings = SETTINGS | {"batch_size": 2, "checkpoint_folder": str(tmp_path)}
+    with pytest.warns(UserWarning, match="left out"):
+        trainer = MeshTransformerTrainer(model, data, weights=np.arange(6.0), **settings)
+    kept = trainer.examples.kept
+    assert 2 <= len(kept) < 6
+    np.testing.assert_allclose(trainer.loader.sampler.weights, kept / kept.sum())
+
+
+def test_several_processes_make_one_set_of_codes(tmp_path):
+    """Two processes ask at once; one waits for the other's, and both read the same."""
+
+    def ask(queue):
+        def slowly(numbers):
+            time.sleep(0.3)
+            queue.put("made")
+            return [np.array([number]) for number in numbers]
+
+        codes, _ = TokenCache(tmp_path).get("key", 3, slowly)
+        queue.put(codes.tolist())
+
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    processes = [context.Process(target=ask, args=(queue,)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    found = [queue.get(timeout=60) for _ in range(3)]
+    for process in processes:
+        process.join()
+    assert sorted(map(str, found)) == ["[0, 1, 2]", "[0, 1, 2]", "made"]
 
 
 def test_code_perplexity_counts_equally_used_codes():

@@ -137,6 +137,7 @@ def without_syncs(monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
+@pytest.mark.slow
 def test_whenever_a_save_is_killed_a_whole_checkpoint_is_found(tmp_path, without_syncs):
     """Every call that changes the file system, before and after it, while step 3 is saved over steps 1, 2 and 3."""
     killed = 0
@@ -155,6 +156,7 @@ def test_whenever_a_save_is_killed_a_whole_checkpoint_is_found(tmp_path, without
             if not in_child(save_and_die):
                 break
             killed += 1
+            run.tidy()
             found = run.load_newest()
             assert found.step in (3, 4) and found.values["note"] == found.step
             assert torch.equal(found.tensors["model"]["w"], torch.full((64,), float(found.step)))
@@ -164,6 +166,7 @@ def test_whenever_a_save_is_killed_a_whole_checkpoint_is_found(tmp_path, without
     assert killed > 40
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_anywhere_ends_with_the_same_weights(tmp_path, without_syncs):
     """Training with saves and a model export, killed at one file operation after another, then resumed to the end."""
     settings = {"dropout": 0.2, "num_train_steps": 4, "checkpoint_every": 2, "log_every": 2}

@@ -58,7 +58,7 @@ class RunCheckpoints:
         target = self.path(state.step)
         with writing(target):
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._tidy()
+            self.tidy()
             write_checkpoint(target, state)
             for step in self.steps()[: -self.keep]:
                 if step != state.step:
@@ -68,10 +68,9 @@ class RunCheckpoints:
     def load_newest(self) -> RunState | None:
         """The newest checkpoint that is whole, None where there are none; warns of damaged ones that it passes over.
 
-        Raises `CheckpointError` if there are checkpoints and all of them are damaged.
+        After a process was killed while it saved, `tidy` may find a newer one. Raises `CheckpointError` if there are
+        checkpoints and all of them are damaged.
         """
-        with writing(self.folder):
-            self._tidy()
         damaged = []
         for step in reversed(self.steps()):
             try:
@@ -86,8 +85,11 @@ class RunCheckpoints:
             raise CheckpointError(f"no checkpoint in {self.folder} is whole: {'; '.join(damaged)}")
         return None
 
-    def _tidy(self) -> None:
-        """Gives whole checkpoints that a killed process left under another name their own, and removes halves."""
+    def tidy(self) -> None:
+        """Gives whole checkpoints that a killed process left under another name their own, and removes halves.
+
+        For one process only, while no other uses the folder.
+        """
         for path in sorted(self.folder.glob(".*-step-*")) if self.folder.is_dir() else ():
             named = path.with_name(path.name[path.name.index("step-") :])
             if not named.exists() and _NAME.fullmatch(named.name) and _is_whole(path):

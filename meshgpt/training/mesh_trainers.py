@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import no_type_check
 
+import numpy as np
 from torch import Tensor
 
 from meshgpt.config import resolve_config
@@ -80,13 +81,14 @@ class MeshTransformerTrainer(Trainer):
             meshes = MeshExamples(dataset, view, config.seed, options["data_kwargs"])
             return tokenized(tokenizer, meshes, cache, variants, limit)
 
+        training, weights = examples(dataset, augment, num_variants), options["weights"]
         super().__init__(
             model,
-            examples(dataset, augment, num_variants),
+            training,
             TransformerObjective(),
             config,
             val_examples=None if val_dataset is None else examples(val_dataset, None, 1),
-            weights=options["weights"],
+            weights=None if weights is None else np.asarray(weights)[training.kept],
             accelerator_kwargs=options["accelerator_kwargs"],
         )
 

@@ -63,10 +63,12 @@ def _asked_of_launcher(command_line: Path) -> int | None:
 @no_type_check
 def summed(accelerator: Accelerator, values: list[Any]) -> Tensor:
     """float64 sums (float32 where the device has no more) over all processes of numbers and 0-d tensors."""
+    alone = accelerator.num_processes == 1
+    if alone and not any(isinstance(value, Tensor) for value in values):
+        return torch.tensor(values, dtype=torch.float64)  # without waiting for the device
     dtype = torch.float32 if accelerator.device.type == "mps" else torch.float64
     parts = [torch.as_tensor(value, device=accelerator.device).detach().to(dtype).reshape(()) for value in values]
-    stacked = torch.stack(parts)
-    return stacked if accelerator.num_processes == 1 else accelerator.reduce(stacked, reduction="sum")
+    return torch.stack(parts) if alone else accelerator.reduce(torch.stack(parts), reduction="sum")
 
 
 @no_type_check

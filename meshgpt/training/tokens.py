@@ -1,5 +1,6 @@
 """Codes computed once and kept: for every mesh, and every augmented variant of it, in one flat file that runs share."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -23,6 +24,11 @@ from meshgpt.errors import DataError
 from meshgpt.tokenizers.tokenizer import MeshTokenizer
 from meshgpt.training.examples import Examples, MeshExamples
 
+try:
+    import fcntl
+except ImportError:  # not on Windows, where two processes may make the same set twice
+    fcntl = None
+
 PART_SIZE = 1024  # entries tokenised between two saves, so that stopping loses little
 FACES_AT_ONCE = 8192
 MANIFEST_FILE, CODES_FILE, OFFSETS_FILE = "manifest.json", "codes.npy", "offsets.npy"
@@ -38,12 +44,15 @@ class TokenCache:
     def get(self, key: str, count: int, entry: Callable[[range], list[np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
         """(codes, offsets): those kept under `key`, or `count` entries made by `entry(range)` and kept from now on.
 
-        Half-made sets go on from their last part. A damaged set is made again.
+        Half-made sets go on from their last part. A damaged set is made again. Of several processes that ask for one
+        set, one makes it and the others wait.
         """
         target = self.folder / key
-        if not _is_whole(target):
-            with writing(target):
-                self._make(target, count, entry)
+        with writing(target):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with _locked(self.folder / f".lock-{key}"):
+                if not _is_whole(target):
+                    self._make(target, count, entry)
         return np.load(target / CODES_FILE, mmap_mode="r"), np.load(target / OFFSETS_FILE)
 
     def _make(self, target: Path, count: int, entry: Callable[[range], list[np.ndarray]]) -> None:
@@ -68,6 +77,16 @@ class TokenCache:
         os.rename(fresh, target)
         sync_folder(self.folder)
         shutil.rmtree(parts, ignore_errors=True)
+
+
+@contextlib.contextmanager
+@no_type_check
+def _locked(path: Path) -> Iterator[None]:
+    """A block that one process at a time enters; the lock of a process that dies is free again."""
+    with open(path, "w", encoding="utf-8") as file:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _joined(rows: list[np.ndarray]) -> np.ndarray:

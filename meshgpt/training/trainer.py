@@ -323,6 +323,7 @@ class Trainer:
 
     def resume(self) -> bool:
         """Goes back to the newest whole checkpoint of this run's folder; False where there is none yet."""
+        on_main(self.accelerator, self.checkpoints.tidy)
         state = self.checkpoints.load_newest()
         if state is not None:
             self._restore(state, f"step {state.step} of {self.folder}")
