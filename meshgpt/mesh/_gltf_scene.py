@@ -10,6 +10,7 @@ from meshgpt.mesh._draco import EXTENSION as DRACO
 from meshgpt.mesh._draco import decode_draco
 from meshgpt.mesh._gltf import Document, Opener
 from meshgpt.mesh._limits import ReadLimits
+from meshgpt.mesh.mesh import drop_unused_vertices
 from meshgpt.mesh.polygons import Polygons, fan_triangles, strip_triangles
 
 TRIANGLES, STRIP, FAN = 4, 5, 6
@@ -95,10 +96,10 @@ def _parts(document: Document, world: dict[int, np.ndarray]) -> Iterator[tuple[n
             yield _placed(points, triangles, transform[None]) if joints is None else _bent(points, triangles, joints)
     for mesh, transforms in rigid.items():
         for points, triangles, _ in _primitives(document, mesh):
-            used, triangles = np.unique(triangles, return_inverse=True)
-            document.limits.check_vertices(len(used) * len(transforms))
-            document.limits.check_faces(len(triangles) // 3 * len(transforms))
-            yield _placed(points[used], triangles.reshape(-1, 3), np.stack(transforms))
+            points, triangles = drop_unused_vertices(points, triangles)  # parts often share one array of points
+            document.limits.check_vertices(len(points) * len(transforms))
+            document.limits.check_faces(len(triangles) * len(transforms))
+            yield _placed(points, triangles, np.stack(transforms))
 
 
 def _placed(points: np.ndarray, triangles: np.ndarray, transforms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -36,18 +36,18 @@ def read_obj(data: bytes, limits: ReadLimits) -> Polygons:
 def _position(words: list[bytes], number: int) -> list[float]:
     if len(words) < 4:
         raise MeshFileError(f"line {number} ({excerpt(b' '.join(words))}) has {len(words) - 1} coordinates of 3")
-    return floats(words[1:4], f"line {number}")
+    return floats(words[1:4], "line", number)
 
 
 def _face(line: bytes, number: int, num_vertices: int) -> list[int]:
     """Vertex indices from 0; a negative index counts back from the last vertex so far."""
     words = line.partition(b"#")[0].split()[1:]
-    where = f"line {number} ({excerpt(line)})"
     if len(words) < 3:
-        raise MeshFileError(f"{where} has {len(words)} corners, a face needs at least 3")
-    indices = integers((word.partition(b"/")[0] for word in words), where)
+        raise MeshFileError(f"line {number} ({excerpt(line)}) has {len(words)} corners, a face needs at least 3")
+    indices = integers([word.partition(b"/")[0] for word in words], "line", number)
     face = [index - 1 if index > 0 else index + num_vertices for index in indices]
     if 0 in indices or min(face) < 0 or max(face) >= 2**62:
         wrong = next(i for i, at in zip(indices, face, strict=True) if i == 0 or not 0 <= at < 2**62)
-        raise MeshFileError(f"{where} refers to vertex {wrong}; indices count from 1, or from -1 backwards")
+        what = f"line {number} ({excerpt(line)}) refers to vertex {wrong}"
+        raise MeshFileError(f"{what}; indices count from 1, or from -1 backwards")
     return face

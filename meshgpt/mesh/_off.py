@@ -57,16 +57,16 @@ def _position(row: bytes, number: int) -> list[float]:
     words = row.split()
     if len(words) < 3:
         raise MeshFileError(f"vertex {number} ({excerpt(row)}) has {len(words)} coordinates of 3")
-    return floats(words[:3], f"vertex {number}")
+    return floats(words[:3], "vertex", number)
 
 
 def _face(row: bytes, number: int) -> list[int]:
     words = row.split()
-    where = f"face {number} ({excerpt(row)})"
-    (size,) = integers(words[:1], where)
+    (size,) = integers(words[:1], "face", number)
     if not 0 <= size < len(words):
-        raise MeshFileError(f"{where} should list {size} corners and has {len(words) - 1} numbers")
-    corners = integers(words[1 : size + 1], where)
+        what = f"face {number} ({excerpt(row)}) should list {size} corners"
+        raise MeshFileError(f"{what} and has {len(words) - 1} numbers")
+    corners = integers(words[1 : size + 1], "face", number)
     if corners and not -(2**62) < min(corners) <= max(corners) < 2**62:
-        raise MeshFileError(f"{where} refers to a vertex that no file can hold")
+        raise MeshFileError(f"face {number} ({excerpt(row)}) refers to a vertex that no file can hold")
     return corners

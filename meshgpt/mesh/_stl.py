@@ -66,4 +66,4 @@ def _position(text: bytes, number: int) -> list[float]:
     words = text.split()
     if len(words) != 3:
         raise MeshFileError(f"vertex {number} ({excerpt(text)}) has {len(words)} coordinates of 3")
-    return floats(words, f"vertex {number}")
+    return floats(words, "vertex", number)

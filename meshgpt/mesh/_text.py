@@ -3,7 +3,7 @@
 import io
 import re
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -20,17 +20,21 @@ def lines(data: bytes) -> Iterator[bytes]:
     return io.BytesIO(data)
 
 
-def floats(words: Iterable[bytes], where: str) -> list[float]:
+def floats(words: list[bytes], where: str, number: int | None = None) -> list[float]:
+    """Numbers of words that come from `where`, the `number`-th line or row."""
     try:
         return [float(word) for word in words]
     except ValueError as error:
+        where = where if number is None else f"{where} {number}"
         raise MeshFileError(f"{where} holds what is not a number ({str(error)[:60]})") from error
 
 
-def integers(words: Iterable[bytes], where: str) -> list[int]:
+def integers(words: list[bytes], where: str, number: int | None = None) -> list[int]:
+    """As `floats`, for whole numbers."""
     try:
         return [int(word) for word in words]
     except ValueError as error:
+        where = where if number is None else f"{where} {number}"
         raise MeshFileError(f"{where} holds what is not a whole number ({str(error)[:60]})") from error
 
 
