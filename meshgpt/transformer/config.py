@@ -1,6 +1,7 @@
 """What a `MeshTransformer` is made of: one frozen config, and the list of layers of each of its two stacks."""
 
 import dataclasses
+from typing import Any, Self
 
 from meshgpt.config import Config
 from meshgpt.transformer.features import FACE_FEATURES
@@ -53,7 +54,7 @@ class MeshTransformerConfig(Config):
     more than 256 codes; `code_digits = 1` is one softmax over all codes.
     """
 
-    dim: int | tuple[int, int] = 512  # or (coarse, fine)
+    dim: int | tuple[int, ...] = 512  # or (coarse, fine)
     max_seq_len: int = 8192
     attn_depth: int = 12
     attn_heads: int = 16
@@ -85,11 +86,14 @@ class MeshTransformerConfig(Config):
     checkpointing: bool = False  # compute activations again in the backward pass
     reversible: bool = False  # reconstruct activations in the backward pass
 
-    def __post_init__(self) -> None:
-        for field in ("coarse_layers", "fine_layers"):
-            specs = (LayerSpec.from_dict(item) if isinstance(item, dict) else item for item in getattr(self, field))
-            object.__setattr__(self, field, tuple(specs))
-        super().__post_init__()
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """As in `Config`; layers may be plain dicts, as JSON has them."""
+        values = dict(values)
+        for field in {"coarse_layers", "fine_layers"} & values.keys():
+            specs = (LayerSpec.from_dict(item) if isinstance(item, dict) else item for item in values[field])
+            values[field] = tuple(specs)
+        return super().from_dict(values)
 
     def validate(self) -> None:
         dims = self.dims
@@ -124,7 +128,7 @@ class MeshTransformerConfig(Config):
             self.require(self.num_residual_streams == 1, "num_residual_streams", "be 1 with reversible = True")
 
     @property
-    def dims(self) -> tuple[int, int]:
+    def dims(self) -> tuple[int, ...]:
         """(coarse, fine) widths."""
         return self.dim if isinstance(self.dim, tuple) else (self.dim, self.dim)
 

@@ -1,8 +1,8 @@
 """Vertices that were said before are pointed at, not spelt again: a mixture of the code head and a pointer.
 
-Five of six corners of a mesh repeat a vertex of an earlier face. For each code the model compares what it wants with the
-vertices of all faces before; a sentinel among them stands for the ordinary head (pointer sentinel mixture, Merity et al.,
-arXiv:1609.07843, Equations 5 to 7).
+Five of six corners of a mesh repeat a vertex of an earlier face. For each code the model compares what it wants with
+the vertices of all faces before; a sentinel among them stands for the ordinary head (pointer sentinel mixture, Merity
+et al., arXiv:1609.07843, Equations 5 to 7).
 """
 
 import dataclasses
@@ -57,7 +57,7 @@ class CopyPointer(nn.Module):
         after: Float[Tensor, "b nf d"],
         first_face: Int[Tensor, " b"] | None = None,
     ) -> CopyMemory:
-        """The vertices of faces, as they are found again; `after` is what the coarse stack says once it has read each."""
+        """The vertices of faces, as they are found again; `after` is what the coarse stack says having read each."""
         keys = self.to_key(rearrange(embedded, "b nf (k l) d -> b nf k (l d)", k=self.corners))
         keys = keys + rearrange(self.to_key_context(after), "b nf (k e) -> b nf k e", k=self.corners)
         before = torch.zeros(1, dtype=torch.long, device=faces.device) if first_face is None else first_face
@@ -126,9 +126,7 @@ class CopyingHead:
         pointed = torch.where(self.codes < 0, 0.0, shares[:, 1:])
         return mixed.scatter_add(-1, self.codes.clamp(min=0), pointed).log()
 
-    def sample(
-        self, hidden: Float[Tensor, "b d"], uniform: torch.Tensor, may_end: torch.Tensor
-    ) -> Int[Tensor, " b"]:
+    def sample(self, hidden: Float[Tensor, "b d"], uniform: torch.Tensor, may_end: torch.Tensor) -> Int[Tensor, " b"]:
         """One code a row from the mixture as it is; `uniform` (b 2) in [0, 1). First, whether to point and at what."""
         shares = torch.cat((self.sentinel[:, None], self.scores), dim=-1).double().softmax(dim=-1)
         plain, first = shares[:, 0], uniform[:, 0]

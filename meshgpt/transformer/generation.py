@@ -50,12 +50,14 @@ class Reader(Protocol):
     @property
     def counts(self) -> Int[Tensor, " b"]: ...  # faces read
     def start_face(self) -> None: ...
-    def read_code(
-        self, codes: Tensor | None
-    ) -> Float[Tensor, "b d"]: ...  # what to predict the next from; None: the first
-    def head(
-        self, hidden: Float[Tensor, "b d"], place: int, said: Int[Tensor, "b t"]
-    ) -> CodeHead | CopyingHead: ...  # what answers for the code at `place`
+    def read_code(self, codes: Tensor | None) -> Float[Tensor, "b d"]:
+        """What to predict the next code from, after `codes`; None asks for a face's first."""
+        ...
+
+    def head(self, hidden: Float[Tensor, "b d"], place: int, said: Int[Tensor, "b t"]) -> CodeHead | CopyingHead:
+        """What answers for the code at `place`."""
+        ...
+
     def finish_face(self, faces: Int[Tensor, "b 1 t"]) -> None: ...
     def select(self, rows: Int[Tensor, " r"]) -> None: ...
 
@@ -145,8 +147,8 @@ class UncachedReader:
         conditions = self.model.conditions(self.faces, embedded)
         self.vertices = self.model.vertices_said(self.faces, embedded, conditions)
         hidden, _, group_faces = self.model.hidden(self.faces, embedded, conditions)
-        first_groups = (self.faces[..., 0] >= 0).sum(dim=1).cumsum(0) + rows  # each row has one group more than faces
-        ends = first_groups - (self.faces[rows, self.counts, 0] >= 0).long()
+        last = (self.faces[..., 0] >= 0).sum(dim=1).cumsum(0) + rows  # each row has one group more than begun faces
+        ends = last - (self.faces[rows, self.counts, 0] >= 0).long()
         assert torch.equal(group_faces[ends], self.counts)
         return hidden[ends, self.place - 1]
 

@@ -130,7 +130,7 @@ class FaceWriter(nn.Module):
         return rearrange(logits, "b nf t v -> b (nf t) v")[:, : codes.shape[1] + 1] * seen[..., None]
 
     def vertices_said(self, faces: Tensor, embedded: Tensor, conditions: Tensor) -> CopyMemory | None:
-        """What the pointer can point at, where the model has one; `conditions` (b, nf + 1, d) as `conditions()` gives them."""
+        """What the pointer can point at, where the model has one; `conditions` (b, nf + 1, d) are `conditions()`."""
         return None if self.pointer is None else self.pointer.remember(faces, embedded, conditions[:, 1:])
 
     def head_for(
@@ -141,7 +141,7 @@ class FaceWriter(nn.Module):
         memory: CopyMemory | None,
         face: Int[Tensor, " b"],
     ) -> CodeHead | CopyingHead:
-        """What answers for the code at `place` of face number `face`, of which the codes `said` are known up to there."""
+        """What answers for the code at `place` of face number `face`, of which `said` are the codes up to there."""
         if self.pointer is None or memory is None:
             return self.head
         asked = rearrange(hidden, "b d -> b 1 d"), place, rearrange(said, "b t -> b 1 t"), memory, face[:, None]
@@ -172,9 +172,8 @@ class FaceWriter(nn.Module):
         """
         slots = self.slots(embedded, conditions)
         for layer in self.fine_memory:
-            slots = rearrange(
-                layer(rearrange(slots, "b nf t d -> b (nf t) d")), "b (nf t) d -> b nf t d", nf=slots.shape[1]
-            )
+            read = layer(rearrange(slots, "b nf t d -> b (nf t) d"))
+            slots = rearrange(read, "b (nf t) d -> b nf t d", nf=slots.shape[1])
         begun = F.pad(faces[..., 0] >= 0, (1, 0), value=True)
         group_rows, group_faces = torch.nonzero(begun, as_tuple=True)
         past = self.config.fine_context_faces
@@ -186,7 +185,7 @@ class FaceWriter(nn.Module):
     def slots(
         self, embedded: Float[Tensor, "b nf t d"], conditions: Float[Tensor, "b nf1 d"]
     ) -> Float[Tensor, "b nf1 t d"]:
-        """What the fine stack reads to predict each code: the coarse stack's word on the face, then its earlier codes."""
+        """What the fine stack reads to predict each code: the coarse stack's word on the face, then earlier codes."""
         following = F.pad(embedded, (0, 0, 0, 0, 0, 1))[:, : conditions.shape[1], :-1]
         return torch.cat((rearrange(conditions, "b nf d -> b nf 1 d"), following), dim=2)
 
@@ -214,9 +213,8 @@ class FaceWriter(nn.Module):
         embedded = self.code_embed(codes) + self.places[place]
         if self.position_embed is None:
             return embedded
-        return embedded + self.position_embed(
-            (face * self.tokens_per_face + place).clamp(max=self.config.max_seq_len - 1)
-        )
+        position = face * self.tokens_per_face + place
+        return embedded + self.position_embed(position.clamp(max=self.config.max_seq_len - 1))
 
     @property
     def places(self) -> Float[Tensor, "t d"]:

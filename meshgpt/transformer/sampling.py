@@ -75,7 +75,11 @@ class Chooser:
     filter_options: tuple[tuple[str, Any], ...] = ()
 
     def __call__(
-        self, head: CodeHead | CopyingHead, hidden: Float[Tensor, "b d"], uniform: torch.Tensor, may_end: Bool[Tensor, " b"]
+        self,
+        head: CodeHead | CopyingHead,
+        hidden: Float[Tensor, "b d"],
+        uniform: torch.Tensor,
+        may_end: Bool[Tensor, " b"],
     ) -> Int[Tensor, " b"]:
         """`uniform`: (b 2) in [0, 1), from each row's stream. Raises `GenerationError` if no code is left."""
         if self.filter_logits is None and self.sampling.is_plain:

@@ -95,7 +95,7 @@ class MeshTransformer(FaceWriter, Pretrained):
             raise CodesError(
                 "neither codes nor both vertices and faces are given: pass codes=, or vertices= and faces="
             )
-        with as_in_evaluation(self.tokenizer) as tokenizer:
+        with torch.no_grad(), as_in_evaluation(self.tokenizer) as tokenizer:
             batch = MeshBatch.from_padded(vertices, faces, face_edges).to(tokenizer_device(tokenizer, self.device))
             return tokenizer.codes_from_batch(batch).to(self.device)
 
