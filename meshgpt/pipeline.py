@@ -126,7 +126,8 @@ class MeshPipeline:
         if reach > 1:
             what = f"the prompt reaches to {reach:.3g}, outside [-1, 1]"
             raise GenerationError(f"{what}: place it where it should stand in the finished mesh, or use .normalized()")
-        grid = canonicalize(mesh.triangulated() if self.tokenizer.corners == 3 else mesh, self.tokenizer.num_discrete_coors)
+        mesh = mesh.triangulated() if self.tokenizer.corners == 3 else mesh
+        grid = canonicalize(mesh, self.tokenizer.num_discrete_coors)
         if len(grid.faces) == 0:
             raise GenerationError(f"no face of the prompt {mesh!r} is left on the grid")
         return self.tokenizer.codes_from_batch(MeshBatch.from_meshes([grid.mesh()]))
@@ -164,7 +165,8 @@ class MeshPipeline:
         folder = find_model(name_or_folder, "tokenizer", revision)
         kind = saved_class(folder)
         if kind not in TOKENIZERS:
-            raise CheckpointError(f"{folder} holds a {kind}, which is none of the tokenizers here: {', '.join(TOKENIZERS)}")
+            known = ", ".join(TOKENIZERS)
+            raise CheckpointError(f"{folder} holds a {kind}, which is none of the tokenizers here: {known}")
         tokenizer = TOKENIZERS[kind].from_pretrained(folder)
         transformer = MeshTransformer.from_pretrained(name_or_folder, tokenizer, revision=revision)
         config = load_config(find_model(name_or_folder, cls.part, revision), cls)

@@ -13,16 +13,16 @@ from meshgpt.mesh.topology import derive_face_edges_from_faces
 from meshgpt.tokenizers.autoencoder import MeshAutoencoder, smoothed_bins, without_unused_vertices
 from meshgpt.tokenizers.encoder import FaceEmbedding
 
-TINY = dict(
-    dim_codebook=24,
-    encoder_dims_through_depth=(16, 24),
-    decoder_dims_through_depth=(16, 16),
-    dim_coor_embed=8,
-    dim_normal_embed=8,
-    attn_heads=2,
-    attn_dim_head=8,
-    local_attn_window_size=8,
-)
+TINY = {
+    "dim_codebook": 24,
+    "encoder_dims_through_depth": (16, 24),
+    "decoder_dims_through_depth": (16, 16),
+    "dim_coor_embed": 8,
+    "dim_normal_embed": 8,
+    "attn_heads": 2,
+    "attn_dim_head": 8,
+    "local_attn_window_size": 8,
+}
 VARIANTS = {
     "plain": {},
     "attention": {"attn_encoder_depth": 1, "attn_decoder_depth": 1},

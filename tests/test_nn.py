@@ -75,7 +75,8 @@ def test_a_face_without_area_has_finite_features():
 def test_vertex_edges_are_the_sides_of_faces():
     mesh = trimesh.creation.icosahedron()
     edges = vertex_edges(torch.tensor(np.array(mesh.faces)))
-    expected = {tuple(pair) for pair in mesh.edges_unique.tolist()} | {tuple(p[::-1]) for p in mesh.edges_unique.tolist()}
+    sides = {tuple(pair) for pair in mesh.edges_unique.tolist()}
+    expected = sides | {pair[::-1] for pair in sides}
     assert set(map(tuple, edges.T.tolist())) == expected
 
 

@@ -16,8 +16,10 @@ from meshgpt.tokenizers.autoencoder import MeshAutoencoder
 from meshgpt.tokenizers.coordinates import CoordinateTokenizer
 from meshgpt.transformer.transformer import MeshTransformer
 
-SMALL = dict(dim=16, attn_depth=1, attn_heads=2, attn_dim_head=8, fine_attn_depth=1, fine_attn_heads=2,
-             fine_attn_dim_head=8, max_seq_len=180)  # fmt: skip
+SMALL = {
+    "dim": 16, "attn_depth": 1, "attn_heads": 2, "attn_dim_head": 8, "fine_attn_depth": 1, "fine_attn_heads": 2,
+    "fine_attn_dim_head": 8, "max_seq_len": 180,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -35,7 +35,11 @@ def brute_force_graph(faces: list[list[int]], shared: str, self_loops: bool) -> 
 
 @settings(deadline=None, max_examples=80)
 @given(
-    st.integers(0, 10_000), st.integers(0, 14), st.sampled_from([3, 4]), st.sampled_from(["edge", "vertex"]), st.booleans()
+    st.integers(0, 10_000),
+    st.integers(0, 14),
+    st.sampled_from([3, 4]),
+    st.sampled_from(["edge", "vertex"]),
+    st.booleans(),
 )
 def test_the_face_graph_is_that_of_brute_force(seed, nf, k, shared, self_loops):
     rng = np.random.default_rng(seed)

@@ -18,8 +18,8 @@ from meshgpt.mesh.topology import check_faces, face_graph
 class MeshBatch:
     """Meshes packed one after another; no padding.
 
-    vertices: (nv, 3) float32. faces: (nf, k) int64, indices into the packed vertices; -1 only as the missing corner of a
-    triangle among quads. face_edges: (2, e) int64, pairs of packed faces that share an edge, both directions.
+    vertices: (nv, 3) float32. faces: (nf, k) int64, indices into the packed vertices; -1 only as the missing corner of
+    a triangle among quads. face_edges: (2, e) int64, pairs of packed faces that share an edge, both directions.
     """
 
     vertices: Float[Tensor, "nv 3"]
@@ -125,7 +125,8 @@ def padded_face_mask(faces: Int[Tensor, "b nf k"], pad_id: int = -1) -> Bool[Ten
     partly = real.any(dim=-1) & ~mask
     if bool(partly.any()):
         mesh, face = partly.nonzero()[0].tolist()
-        raise MeshError(f"face {face} of mesh {mesh} is {faces[mesh, face].tolist()}: padding fills a face or none of it")
+        what = f"face {face} of mesh {mesh} is {faces[mesh, face].tolist()}"
+        raise MeshError(f"{what}: padding fills a face or none of it")
     return mask
 
 

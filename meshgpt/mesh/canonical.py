@@ -6,7 +6,7 @@ sequences. Winding is never touched.
 """
 
 from dataclasses import dataclass
-from typing import no_type_check
+from typing import no_type_check, overload
 
 import numpy as np
 import torch
@@ -26,6 +26,12 @@ from meshgpt.mesh.mesh import (
 NUDGE = 1e-3
 
 
+@overload
+def quantize(coordinates: Tensor, num_discrete_coors: int = ..., low: float = ..., high: float = ...) -> Tensor: ...
+@overload
+def quantize(
+    coordinates: np.ndarray, num_discrete_coors: int = ..., low: float = ..., high: float = ...
+) -> np.ndarray: ...
 @no_type_check
 def quantize(coordinates, num_discrete_coors=128, low=-1.0, high=1.0):
     """Bins (int64, 0 .. R - 1) of coordinates; those outside [low, high] fall into the outermost bins.
@@ -39,6 +45,10 @@ def quantize(coordinates, num_discrete_coors=128, low=-1.0, high=1.0):
     return np.clip(np.floor(scaled), 0, num_discrete_coors - 1).astype(np.int64)
 
 
+@overload
+def dequantize(bins: Tensor, num_discrete_coors: int = ..., low: float = ..., high: float = ...) -> Tensor: ...
+@overload
+def dequantize(bins: np.ndarray, num_discrete_coors: int = ..., low: float = ..., high: float = ...) -> np.ndarray: ...
 @no_type_check
 def dequantize(bins, num_discrete_coors=128, low=-1.0, high=1.0):
     """Centres of bins: (q + 0.5) / R scaled to [low, high]; float64 for arrays, float32 for tensors."""

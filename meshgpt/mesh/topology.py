@@ -24,8 +24,8 @@ def face_graph(
 ) -> Int[Tensor, "2 e"]:
     """Pairs (both directions, sorted, distinct) of faces that share an edge, or at least one vertex.
 
-    O(F log F) time and O(F) memory. Corners of -1 (padding, the missing corner of a triangle among quads) share nothing.
-    Around an edge or vertex with more than 64 faces, each is joined to the 64 next ones of that group only.
+    O(F log F) time and O(F) memory. Corners of -1 (padding, the missing corner of a triangle among quads) share
+    nothing. Around an edge or vertex with more than 64 faces, each is joined to the 64 next ones of that group only.
     """
     num_faces = faces.shape[0]
     keys, owners = _edge_keys(faces) if shared == "edge" else _vertex_keys(faces)
@@ -75,7 +75,7 @@ def derive_face_edges_from_faces(
     neighbor_if_share_one_vertex: bool = False,
     include_self: bool = True,
 ) -> Int[Tensor, "b e 2"] | Int[Tensor, "e 2"]:
-    """The face graph of each mesh of a padded batch, padded in turn: pairs of face indices, rows of `pad_id` at the end.
+    """The face graph of each mesh of a padded batch, padded in turn: pairs of face indices, then rows of `pad_id`.
 
     One mesh (nf, k) gives (e, 2). Linear memory; face indices refer to the padded positions.
     """
@@ -126,7 +126,8 @@ def orient(mesh: Mesh) -> Mesh:
     # The double cover: node f is face f as it is, node f + count the same face turned round.
     other = pairs[1] + count * same_way
     opposite = pairs[1] + count * ~same_way
-    cover = _connected(np.concatenate((np.stack((pairs[0], other)), np.stack((pairs[0] + count, opposite))), 1), 2 * count)
+    links = np.concatenate((np.stack((pairs[0], other)), np.stack((pairs[0] + count, opposite))), axis=1)
+    cover = _connected(links, 2 * count)
     kept, turned = cover[:count], cover[count:]
     patch = np.minimum(kept, turned)
     flip = (kept > turned) & (kept != turned)

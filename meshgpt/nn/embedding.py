@@ -7,7 +7,6 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-
 AXES = [1, 2, 0]  # positions are read in the order (y, z, x), in which vertices are sorted
 
 
@@ -43,11 +42,13 @@ class PositionEmbedding(nn.Module):
     def __init__(self, num_bins: int, dim: int):
         super().__init__()
         self.num_bins, self.bits = num_bins, num_bits(num_bins)
-        self.network = nn.Sequential(nn.Linear(9 * self.bits, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.project_in = nn.Linear(9 * self.bits, dim)
+        self.project_out = nn.Linear(dim, dim)
 
     def forward(self, bins: Int[Tensor, "n 3"]) -> Float[Tensor, "n d"]:
         ordered = bins[:, AXES]
         centres = (ordered + 0.5) / self.num_bins * 2 - 1
         bits = rearrange(sign_bits(ordered, self.bits), "n a f -> n (a f)")
         waves = rearrange(fourier_features(centres, self.bits), "n a f -> n (a f)")
-        return self.network(torch.cat((bits, waves), dim=-1).to(self.network[0].weight.dtype))
+        features = torch.cat((bits, waves), dim=-1).to(self.project_in.weight.dtype)
+        return self.project_out(nn.functional.silu(self.project_in(features)))

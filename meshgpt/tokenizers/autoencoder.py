@@ -46,16 +46,18 @@ class MeshAutoencoder(nn.Module, MeshTokenizer, Pretrained):
 
     config_class = MeshAutoencoderConfig
     part = "tokenizer"
+    smoothing: Tensor
 
     def __init__(self, config: MeshAutoencoderConfig | None = None, **fields):
         super().__init__()
         self.config = config = resolve_config(MeshAutoencoderConfig, config, fields)
         self.vocab_size, self.corners = config.codebook_size, config.corners
-        self.num_discrete_coors, self.tokens_per_face = config.num_discrete_coors, config.corners * config.num_quantizers
+        self.num_discrete_coors = config.num_discrete_coors
+        self.tokens_per_face = config.corners * config.num_quantizers
         self.encoder = MeshEncoder(config)
         self.quantizer = LookupFreeQuantizer(config) if config.use_residual_lfq else VectorQuantizer(config)
         self.grid_code = GridCode(config) if config.has_grid_code else None
-        if self.grid_code is not None:
+        if self.grid_code is not None and isinstance(self.quantizer, LookupFreeQuantizer):
             self.grid_code.start(self.quantizer)
         self.decoder = MeshDecoder(config)
         smoothing = smoothed_bins(config.num_discrete_coors, config.bin_smooth_blur_sigma)
@@ -234,7 +236,8 @@ class MeshAutoencoder(nn.Module, MeshTokenizer, Pretrained):
     def packed(self, vertices, faces, face_edges=None):
         """A checked `MeshBatch` of padded tensors, on the model's device."""
         if not (torch.is_tensor(vertices) and torch.is_tensor(faces)):
-            raise MeshError(f"vertices and faces must be tensors, got {type(vertices).__name__}, {type(faces).__name__}")
+            kinds = f"{type(vertices).__name__}, {type(faces).__name__}"
+            raise MeshError(f"vertices and faces must be tensors, got {kinds}")
         k = self.corners
         if vertices.ndim != 3 or vertices.shape[-1] != 3 or not vertices.is_floating_point():
             raise MeshError(f"vertices must be floats (b, nv, 3), got {tuple(vertices.shape)} of {vertices.dtype}")

@@ -35,7 +35,7 @@ class MeshAutoencoderConfig(Config):
     # turns. Below 1 the bits of the position cannot be lost, and only the bits beside them are learned.
     code_freedom: float = 0.9
     commit_loss_weight: float = 1.0
-    entropy_loss_weight: float = 0.0  # spreads codes; with grid codes it makes them harder to predict, and they need none
+    entropy_loss_weight: float = 0.0  # spreads codes, and makes them harder to predict; grid codes need none
     diversity_gamma: float = 1.0
     entropy_inv_temperature: float = 5.0
     checkpoint_quantizer: bool = False

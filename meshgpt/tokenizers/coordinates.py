@@ -28,9 +28,9 @@ class CoordinateTokenizerConfig(Config):
 
 
 class CoordinateTokenizer(MeshTokenizer, Pretrained):
-    """Three coordinates (y, z, x) a corner, each a code of its own: 9 a face, 12 with quads (PolyGen, arXiv:2002.10880).
+    """Three coordinates (y, z, x) a corner, each a code of its own: 9 a face, 12 with quads.
 
-    A triangle among quads repeats its third corner.
+    As PolyGen (arXiv:2002.10880) writes vertices. A triangle among quads repeats its third corner.
     """
 
     config_class, part = CoordinateTokenizerConfig, "tokenizer"

@@ -15,7 +15,7 @@ NOISE_FREQUENCIES = 4
 
 
 class FaceContext(nn.Module):
-    """What the faces of each vertex, in their sequence, add to it: attention and a 1-D network, averaged over corners."""
+    """What the faces of each vertex, in their sequence, add to it: attention and a 1-D network, then a mean."""
 
     def __init__(self, config: MeshAutoencoderConfig):
         super().__init__()

@@ -13,9 +13,9 @@ from vector_quantize_pytorch import ResidualLFQ, ResidualVQ
 from meshgpt.nn.embedding import AXES, num_bits, sign_bits
 from meshgpt.tokenizers.autoencoder_config import MeshAutoencoderConfig
 
-READING_SCALE, READING_FLOOR = 6.0, 1e-4  # of grid codes: nats that one sign is worth, and the least probability of a bin
+READING_SCALE, READING_FLOOR = 6.0, 1e-4  # of grid codes: nats a sign is worth, and the least probability of a bin
 SOFT_LIMIT = 2.0  # values without an anchor are kept within this by a tanh
-ENTROPY_BLOCK_BITS = 7  # the batch entropy is taken over blocks of so many bits: 2 blocks of 128 for 16,384 codes
+ENTROPY_BLOCK_BITS = 5  # the batch entropy is taken over blocks of so many bits: 3 blocks for 16,384 codes
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ def lookup_free_entropy(
     """Mean entropy of each sample's code, and entropy of the batch's mean code (arXiv:2310.05737, Equation 5), in nats.
 
     The probability of a code is a softmax over -(x - c)^2 * inv_temperature. Codes are signs, so it factorises into
-    bits: the first term is a sum over bits, exactly. The second is taken over blocks of seven bits: the sum of the
-    blocks' entropies, exact for independent blocks and an upper bound else. Both cost O(n 2^7), whatever the codebook.
+    bits: the first term is a sum over bits, exactly. The second is taken over blocks of five bits: the sum of the
+    blocks' entropies, exact for independent blocks and an upper bound else. Both cost O(n), whatever the codebook.
     """
     probability = torch.sigmoid(4 * scale * inv_temperature * values)
     per_sample = bit_entropy(probability).sum(dim=-1).mean()
@@ -97,7 +97,7 @@ class LookupFreeQuantizer(nn.Module):
         return self
 
     def forward(self, x: Float[Tensor, "n d"], anchor: Float[Tensor, "n bits"] | None = None) -> Quantized:
-        """With an `anchor`, the features move the values around it by at most `self.reach`; without, they are the values."""
+        """With an `anchor`, features move the values around it, at most by `self.reach`; else they are the values."""
         with torch.autocast(x.device.type, enabled=False):
             weight, bias = self.project_in.weight.float(), self.project_in.bias.float()
             values = nn.functional.linear(x.float(), weight, bias)
@@ -105,12 +105,12 @@ class LookupFreeQuantizer(nn.Module):
             values = limit * (values / limit).tanh()
             residual = values if anchor is None else values + anchor.float()
             levels, codes, entropy_loss = [], [], values.new_zeros(())
-            for level in self.residual_lfq.layers:
+            for depth, level in enumerate(self.residual_lfq.layers):
                 quantized, index, _ = level(residual[None])
-                levels.append((residual + (quantized[0] - residual).detach()) / level.codebook_scale)
+                levels.append((residual + (quantized[0] - residual).detach()) * 2.0**depth)
                 codes.append(index[0])
                 if self.training and len(x) and self.entropy:
-                    entropy_loss = entropy_loss + self._entropy_loss(residual, level.codebook_scale)
+                    entropy_loss = entropy_loss + self._entropy_loss(residual, 2.0**-depth)
                 residual = residual - quantized[0].detach()
             commit_loss = residual.square().mean() if len(x) else values.new_zeros(())
         signs = torch.cat(levels, dim=-1).to(x.dtype)
@@ -159,11 +159,14 @@ class VectorQuantizer(nn.Module):
 class GridCode(nn.Module):
     """The code that lookup-free quantisation starts from: the bits of the position.
 
-    `anchor` gives the values whose residual signs are those bits, `reading` the logits of bins that signs stand for. With
-    2 x 14 bits and 128 bins the first code is (y, z), and the second x and seven bits that have no anchor: those start
-    as -1, and the encoder is free to use them. With too few bits the lowest of the position are left out. Nothing here
-    is learned: encoder and decoder learn what to add.
+    `anchor` gives the values whose residual signs are those bits, `reading` the logits of bins that signs stand for.
+    With 2 x 14 bits and 128 bins the first code is (y, z), and the second x and seven bits that have no anchor: those
+    start as -1, and the encoder is free to use them. With too few bits the lowest of the position are left out. Nothing
+    here is learned: encoder and decoder learn what to add.
     """
+
+    weight: Tensor
+    reading: Tensor
 
     def __init__(self, config: MeshAutoencoderConfig):
         super().__init__()
@@ -177,12 +180,12 @@ class GridCode(nn.Module):
             axis, bit = divmod(position_bit, self.bits)
             weight[dim, position_bit] = 2.0**-level
             reading[AXES[axis], :, slot] = READING_SCALE * signs[:, bit]
-        self.first_free = max(0, len(slots) - width * (config.num_quantizers - 1))  # first dimension with a bit to spare
+        self.first_free = max(0, len(slots) - width * (config.num_quantizers - 1))  # first with a bit to spare
         self.register_buffer("weight", weight, persistent=False)
         self.register_buffer("reading", reading, persistent=False)
 
     def _position_bits(self, slots: int) -> list[int]:
-        """Which bits of a position (numbered axis by axis, y z x, highest first) have a place among `slots` code bits."""
+        """The bits of a position (numbered axis by axis, y z x, highest first) that find a place in `slots` bits."""
         by_weight = sorted(range(3 * self.bits), key=lambda i: (i % self.bits, i // self.bits))
         return sorted(by_weight[:slots])
 

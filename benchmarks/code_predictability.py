@@ -1,0 +1,131 @@
+"""How predictable codes are: held-out bits a face of one small transformer, on learned codes and on raw coordinates.
+
+    python benchmarks/code_predictability.py --seconds 300
+
+The same transformer config, data, augmentation, order and CPU seconds for each; meshes of up to --max-faces faces.
+Prints one JSON object. `spread` are learned codes whose spare bits an entropy loss has spread.
+"""
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from meshgpt.data.augment import Augmentation, augmentation_generator
+from meshgpt.data.batch import MeshBatch
+from meshgpt.data.dataset import MeshDataset
+from meshgpt.mesh.canonical import canonicalize
+from meshgpt.mesh.mesh import Mesh
+from meshgpt.tokenizers.autoencoder import MeshAutoencoder
+from meshgpt.tokenizers.coordinates import CoordinateTokenizer
+from meshgpt.tokenizers.quantizer import LookupFreeQuantizer
+from meshgpt.tokenizers.tokenizer import MeshTokenizer
+from meshgpt.training.presets import preset
+from meshgpt.transformer.transformer import MeshTransformer
+
+MODEL = {
+    "dim": (128, 96), "attn_depth": 4, "attn_heads": 4, "attn_dim_head": 32, "fine_attn_depth": 2, "fine_attn_heads": 4,
+    "fine_attn_dim_head": 24, "ff_mult": 2.7, "fine_context_faces": 1, "max_seq_len": 9 * 800,
+}  # fmt: skip
+
+
+def codes_of(tokenizer: MeshTokenizer, meshes: list[Mesh]) -> list[torch.Tensor]:
+    rows = []
+    for start in range(0, len(meshes), 32):
+        batch = MeshBatch.from_meshes(meshes[start : start + 32])
+        rows += [row[row >= 0] for row in tokenizer.codes_from_batch(batch)]
+    return rows
+
+
+def batches(rows: list[torch.Tensor], tokens: int, seed: int) -> Iterator[torch.Tensor]:
+    """Padded batches of about so many tokens, rows of like length together, in random order."""
+    rng = np.random.default_rng(seed)
+    order = np.argsort([len(row) + rng.integers(0, 200) for row in rows])
+    groups: list[list[int]] = [[]]
+    for index in order:
+        if groups[-1] and (len(groups[-1]) + 1) * len(rows[index]) > tokens:
+            groups.append([])
+        groups[-1].append(index)
+    for group in rng.permutation(len(groups)):
+        yield torch.nn.utils.rnn.pad_sequence([rows[i] for i in groups[group]], True, -1)
+
+
+@torch.no_grad()
+def bits_per_face(model: MeshTransformer, rows: list[torch.Tensor], tokens: int) -> float:
+    model.eval()
+    outputs = [model.losses(batch) for batch in batches(rows, tokens, 0)]
+    model.train()
+    return sum(float(out.row_bits.sum()) for out in outputs) / sum(out.num_faces for out in outputs)
+
+
+def run(tokenizer: MeshTokenizer, train: list[Mesh], val: list[Mesh], seconds: float, copy_dim: int) -> dict:
+    torch.manual_seed(0)
+    train_rows, val_rows = codes_of(tokenizer, train), codes_of(tokenizer, val)
+    model = MeshTransformer(tokenizer, **MODEL, copy_dim=copy_dim)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.98), weight_decay=0.05)
+    tokens, start, step, epoch, faces = 300 * (tokenizer.tokens_per_face or 1), time.process_time(), 0, 0, 0
+    while (done := (time.process_time() - start) / seconds) < 1:
+        for batch in batches(train_rows, tokens, epoch):
+            done = (time.process_time() - start) / seconds
+            if done >= 1:
+                break
+            for group in optimizer.param_groups:
+                group["lr"] = 1e-3 * min(1, (step + 1) / 50) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+            out = model.losses(batch)
+            optimizer.zero_grad(set_to_none=True)
+            out.loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            step, faces = step + 1, faces + out.num_faces
+        epoch += 1
+    return {
+        "bits_per_face": round(bits_per_face(model, val_rows, tokens), 3),
+        "steps": step,
+        "faces_seen": faces,
+        "parameters": sum(p.numel() for p in model.parameters()),
+    }
+
+
+def spread_codes() -> MeshAutoencoder:
+    """The learned tokenizer with its spare bits put to use, as an entropy loss does."""
+    autoencoder = MeshAutoencoder(**preset("tokenizer", "tiny").model)
+    assert isinstance(autoencoder.quantizer, LookupFreeQuantizer)
+    with torch.no_grad():
+        autoencoder.quantizer.project_in.bias.zero_()
+    return autoencoder.eval()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="cc0-lowpoly")
+    parser.add_argument("--model", default="lowpoly")
+    parser.add_argument("--seconds", type=float, default=300, help="CPU seconds of training for each")
+    parser.add_argument("--max-faces", type=int, default=200)
+    parser.add_argument("--variants", type=int, default=4, help="augmented forms of each mesh, the plain one included")
+    parser.add_argument("--copy-dim", type=int, default=0, help="width of the pointer to earlier vertices, for both")
+    parser.add_argument("--only", nargs="*", default=["learned", "coordinates", "spread"])
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    data, augment = MeshDataset(options.data).filter(max_faces=options.max_faces), Augmentation()
+    train = [
+        canonicalize(mesh if variant == 0 else augment(mesh, augmentation_generator(0, variant, index))).mesh()
+        for variant in range(options.variants)
+        for index, mesh in enumerate(record.mesh.normalized() for record in data.split("train"))
+    ]
+    val = [canonicalize(record.mesh.normalized()).mesh() for record in data.split("val")]
+    makers = {
+        "learned": lambda: MeshAutoencoder.from_pretrained(options.model),
+        "coordinates": CoordinateTokenizer,
+        "spread": spread_codes,
+    }
+    report = {name: run(makers[name](), train, val, options.seconds, options.copy_dim) for name in options.only}
+    setting = {"train_meshes": len(train), "val_meshes": len(val), "seconds": options.seconds}
+    print(json.dumps({**setting, **report}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
