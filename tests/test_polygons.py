@@ -5,6 +5,7 @@ import time
 import numpy as np
 import pytest
 
+from meshgpt.mesh.mesh import Mesh
 from meshgpt.mesh.polygons import Polygons, faces_from_polygons, fan_triangles, strip_triangles, triangulate_polygon
 
 L_SHAPE = np.array([[0, 0, 0], [2, 0, 0], [2, 1, 0], [1, 1, 0], [1, 2.5, 0], [0, 2.5, 0]], dtype=float)  # area 3.5
@@ -106,6 +107,15 @@ def test_a_quad_is_cut_along_its_shorter_diagonal_and_inside():
     for start in range(4):
         points = np.roll(dart, start, axis=0)
         assert_covers(points, triangulate_polygon(points))
+
+
+def test_a_mesh_of_quads_is_cut_as_its_polygons_are():
+    darts = np.concatenate([np.roll([[0, 0, 0], [2, -1, 0], [0.5, 0, 0], [2, 1, 0]], i, axis=0) for i in range(4)])
+    mesh = Mesh(np.concatenate((darts, np.random.default_rng(0).normal(size=(40, 3)))), np.arange(56).reshape(-1, 4))
+    triangles = mesh.triangulated()
+    assert triangles.face_areas[:8].sum() == pytest.approx(4 * 0.5)
+    cut = faces_from_polygons(Polygons(mesh.vertices, np.arange(56), np.full(14, 4)))
+    assert sorted(map(sorted, cut.tolist()))[:8] == sorted(map(sorted, triangles.faces.tolist()))[:8]
 
 
 def test_a_square_is_always_cut_from_its_first_corner():

@@ -11,7 +11,6 @@ import numpy as np
 
 from meshgpt.errors import MeshFileError
 from meshgpt.mesh.mesh import Mesh
-from meshgpt.mesh.polygons import Polygons, faces_from_polygons
 
 
 @no_type_check
@@ -111,8 +110,8 @@ def _ply_faces(faces: np.ndarray) -> bytes:
 def _trimesh(mesh: Mesh):
     import trimesh  # here, since it takes longer to import than the rest of this package together
 
-    polygons = Polygons(mesh.vertices, mesh.faces[mesh.faces >= 0], (mesh.faces >= 0).sum(axis=1))
-    return trimesh.Trimesh(mesh.vertices, faces_from_polygons(polygons), process=False, validate=False)
+    triangles = mesh.triangulated()
+    return trimesh.Trimesh(triangles.vertices, triangles.faces, process=False, validate=False)
 
 
 def _stl(mesh: Mesh, metadata: dict) -> bytes:

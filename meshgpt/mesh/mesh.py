@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from meshgpt.errors import MeshError
+from meshgpt.mesh.polygons import cut_from_second_corner
 
 MARGIN = 0.95  # a normalised mesh reaches from -MARGIN to MARGIN on its longest side
 
@@ -89,13 +90,12 @@ class Mesh:
         return Mesh(self.vertices - np.array([(low[0] + high[0]) / 2, low[1], (low[2] + high[2]) / 2]), self.faces)
 
     def triangulated(self) -> "Mesh":
-        """The mesh with every quad cut along its shorter diagonal."""
+        """The mesh with every quad cut along its shorter diagonal, of those that lie inside it."""
         if self.corners == 3:
             return self
         is_quad = self.faces[:, 3] >= 0
         quads = self.faces[is_quad]
-        a, b, c, d = (self.vertices[quads[:, i]] for i in range(4))
-        turn = np.linalg.norm(a - c, axis=1) > np.linalg.norm(b - d, axis=1)
+        turn = cut_from_second_corner(self.vertices[quads])
         quads = np.where(turn[:, None], np.roll(quads, -1, axis=1), quads)
         order = np.concatenate((np.flatnonzero(~is_quad), np.repeat(np.flatnonzero(is_quad), 2)))
         halves = np.stack((quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]), axis=1).reshape(-1, 3)

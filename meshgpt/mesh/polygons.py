@@ -52,6 +52,14 @@ def triangulate_polygon(points: np.ndarray) -> np.ndarray:
     return _cut(np.asarray(points, dtype=np.float64), np.arange(count)[None])[0]
 
 
+def cut_from_second_corner(quads: np.ndarray) -> np.ndarray:
+    """True (m,) where a quad (m, 4, 3) is to be cut from its second to its last corner, not from first to third.
+
+    The shorter diagonal of those that lie inside; the first where they are equal, and where neither does.
+    """
+    return np.isin(_fan_starts(*_flattened(quads)), (1, 3))
+
+
 def strip_triangles(indices: np.ndarray) -> np.ndarray:
     """Triangles (n - 2, 3) of a triangle strip (n,), all wound like its first one."""
     triangles = np.stack((indices[:-2], indices[1:-1], indices[2:]), axis=1)
