@@ -614,6 +614,14 @@ def test_every_figure_is_in_the_log_with_epoch_rate_and_time(tmp_path, capsys):
     assert "left" in capsys.readouterr().out
 
 
+def test_a_log_that_cannot_be_written_stops_no_training(tmp_path):
+    (tmp_path / "run" / "metrics.jsonl").mkdir(parents=True)
+    trainer = toy_trainer(tmp_path / "run", num_train_steps=2)
+    with pytest.warns(UserWarning, match=r"cannot write .*metrics\.jsonl: Is a directory; the run goes on"):
+        trainer()
+    assert trainer.checkpoints.steps() == [2]
+
+
 def test_on_a_terminal_there_is_a_bar(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     log = RunLog(tmp_path, 3)

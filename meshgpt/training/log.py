@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import time
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, no_type_check
@@ -48,12 +49,15 @@ class RunLog:
 
     @no_type_check
     def write(self, step: int, metrics: dict[str, float]) -> None:
-        """Adds a line to metrics.jsonl and shows it."""
+        """Adds a line to metrics.jsonl and shows it. If the file cannot be written, warns and goes on."""
         if not self.is_main:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **metrics}) + "\n")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": step, **metrics}) + "\n")
+        except OSError as error:
+            warnings.warn(f"cannot write {self.path}: {error.strerror}; the run goes on without it", stacklevel=2)
         self.say(f"step {step}/{self.num_steps}  {describe(metrics)}  {self.time_left(step)}")
 
     @no_type_check

@@ -52,7 +52,8 @@ class MeshTransformerTrainer(Trainer):
 
     The model's tokenizer makes the codes once, of `num_variants` augmented forms of each mesh, and keeps them in
     `cache_folder` (the run's own if not given), where other runs find them. Meshes longer than the model's
-    `max_seq_len` are left out, with a warning. The other arguments are those of `MeshAutoencoderTrainer`.
+    `max_seq_len` are left out, with a warning. The codes are made on the device that the tokenizer is on. The other
+    arguments are those of `MeshAutoencoderTrainer`.
     """
 
     @no_type_check
