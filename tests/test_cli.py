@@ -12,7 +12,16 @@ import pytest
 from meshgpt import __version__
 from meshgpt.cli.generate import Saved, save_page
 from meshgpt.cli.main import main, parser
-from meshgpt.errors import CodesError, ConfigError, DataError, GenerationError, MeshFileError, TrainingError
+from meshgpt.errors import (
+    CheckpointError,
+    CodesError,
+    ConfigError,
+    DataError,
+    GenerationError,
+    MeshFileError,
+    TrainingError,
+)
+from meshgpt.mesh.canonical import canonicalize
 from meshgpt.mesh.files import read_mesh, write_mesh
 from meshgpt.mesh.mesh import Mesh
 from meshgpt.pipeline import MeshPipeline
@@ -175,6 +184,19 @@ def test_a_mesh_becomes_ids_and_the_ids_a_mesh(folder, tmp_path, capsys, tokeniz
     again = tokenizer.decode(tokenizer.encode(read_mesh(folder / "a.obj")))
     assert f"{again.num_faces} faces" in capsys.readouterr().out
     assert 0 < read_mesh(mesh).num_faces <= again.num_faces
+
+
+def test_a_mesh_becomes_raw_coordinates_and_comes_back_whole(folder, tmp_path, tiny_meshes):
+    ids, mesh = tmp_path / "a.npy", tmp_path / "a.obj"
+    assert main(["tokenize", str(folder / "a.obj"), "-o", str(ids), "--model", "coordinates"]) == 0
+    assert main(["detokenize", str(ids), "-o", str(mesh), "--model", "coordinates"]) == 0
+    assert canonicalize(read_mesh(mesh)) == canonicalize(tiny_meshes[0].normalized())
+
+
+def test_a_model_that_is_no_tokenizer_is_refused(runs, folder):
+    words = ["tokenize", str(folder / "a.obj"), "--model", str(runs / "m"), "--debug"]
+    with pytest.raises(CheckpointError, match="holds a MeshTransformer, which is no tokenizer"):
+        main(words)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Mesh files named on the command line: single files, and folders with all that lies in them."""
+"""What is named on the command line: mesh files, folders with all that lies in them, tokenizers."""
 
 import argparse
 import sys
@@ -6,10 +6,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from meshgpt.errors import DataError, MeshFileError
+from meshgpt.errors import CheckpointError, DataError, MeshFileError
 
 if TYPE_CHECKING:
     from meshgpt.mesh.mesh import Mesh
+    from meshgpt.tokenizers.tokenizer import MeshTokenizer
+
+COORDINATES = "coordinates"
 
 
 def add_inputs(command: argparse.ArgumentParser) -> None:
@@ -56,3 +59,21 @@ def _free_name(path: Path, taken: Iterable[str]) -> str:
     parts = path.with_suffix("").parts
     names = ("/".join(parts[-count:]) for count in range(1, len(parts) + 1))
     return next((name for name in names if name not in taken), str(path))
+
+
+def named_tokenizer(name: str) -> "MeshTokenizer":
+    """The tokenizer of a run, a folder, a bundled or Hub model; 'coordinates' is the one that learns nothing.
+
+    Raises `CheckpointError` for a model that is no tokenizer.
+    """
+    from meshgpt.checkpoint import find_model, saved_class
+    from meshgpt.pipeline import TOKENIZERS
+    from meshgpt.tokenizers.coordinates import CoordinateTokenizer
+
+    if name == COORDINATES and not Path(name).exists():
+        return CoordinateTokenizer()
+    folder = find_model(name, "tokenizer")
+    kind = saved_class(folder)
+    if kind not in TOKENIZERS:
+        raise CheckpointError(f"{folder} holds a {kind}, which is no tokenizer: give one of {', '.join(TOKENIZERS)}")
+    return TOKENIZERS[kind].from_pretrained(folder)

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from meshgpt.cli.inputs import named_tokenizer
 from meshgpt.errors import CodesError
 
 if TYPE_CHECKING:
@@ -23,16 +24,15 @@ def add_commands(commands: argparse._SubParsersAction, shared: argparse.Argument
     detokenize.set_defaults(run=run_detokenize)
 
     for command in (tokenize, detokenize):
-        command.add_argument("--model", default="lowpoly", help="a bundled tokenizer, a folder or a Hub name")
+        command.add_argument("--model", default="lowpoly", help="a bundled or Hub name, a folder, or 'coordinates'")
 
 
 def run_tokenize(arguments: argparse.Namespace) -> None:
     import numpy as np
 
     from meshgpt.mesh.files import read_mesh
-    from meshgpt.tokenizers.autoencoder import MeshAutoencoder
 
-    tokenizer = MeshAutoencoder.from_pretrained(arguments.model)
+    tokenizer = named_tokenizer(arguments.model)
     mesh = read_mesh(arguments.mesh, quads=tokenizer.corners == 4, up=arguments.up)
     ids = tokenizer.encode(mesh).cpu().numpy()
     out = arguments.out or arguments.mesh.with_suffix(".npy")
@@ -44,9 +44,8 @@ def run_tokenize(arguments: argparse.Namespace) -> None:
 
 def run_detokenize(arguments: argparse.Namespace) -> None:
     from meshgpt.mesh.files import write_mesh
-    from meshgpt.tokenizers.autoencoder import MeshAutoencoder
 
-    tokenizer = MeshAutoencoder.from_pretrained(arguments.model)
+    tokenizer = named_tokenizer(arguments.model)
     mesh = tokenizer.decode(read_ids(arguments.ids))
     out = write_mesh(mesh, arguments.out or arguments.ids.with_suffix(".glb"))
     print(f"{out}: {mesh.num_faces} faces, {mesh.num_vertices} vertices")

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from meshgpt.cli.inputs import named_tokenizer
 from meshgpt.errors import ConfigError, DataError, TrainingError
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def add_commands(commands: argparse._SubParsersAction, shared: argparse.Argument
     tokenizer = parts.add_parser("tokenizer", parents=[shared], help="meshes to tokens and back")
     tokenizer.set_defaults(run=run_tokenizer)
     transformer = parts.add_parser("transformer", parents=[shared], help="writes tokens, and so meshes")
-    transformer.add_argument("--tokenizer", default="lowpoly", help="a run, a folder, a bundled or Hub name")
+    transformer.add_argument("--tokenizer", default="lowpoly", help="a run, a bundled or Hub name, or 'coordinates'")
     transformer.set_defaults(run=run_transformer)
     for part in (tokenizer, transformer):
         part.add_argument("data", help="a data set: folder, .zip, .npz or a bundled name")
@@ -65,7 +66,6 @@ def run_transformer(arguments: argparse.Namespace) -> None:
     import torch
 
     from meshgpt.pipeline import MeshPipeline
-    from meshgpt.tokenizers.autoencoder import MeshAutoencoder
     from meshgpt.training.mesh_trainers import MeshTransformerTrainer
     from meshgpt.training.presets import preset
     from meshgpt.transformer.config import MeshTransformerConfig
@@ -74,7 +74,7 @@ def run_transformer(arguments: argparse.Namespace) -> None:
     chosen = preset("transformer", arguments.preset)
     model, training = changed(chosen.model, chosen.training, MeshTransformerConfig, arguments.changes)
     data, val = datasets(arguments)
-    tokenizer = MeshAutoencoder.from_pretrained(arguments.tokenizer)
+    tokenizer = named_tokenizer(arguments.tokenizer)
     torch.manual_seed(training.get("seed", 0))
     trainer = MeshTransformerTrainer(
         MeshTransformer(tokenizer, **model),
@@ -87,7 +87,7 @@ def run_transformer(arguments: argparse.Namespace) -> None:
     )
     finish(trainer, arguments)
     if trainer.is_main:
-        folder = MeshPipeline(tokenizer.cpu(), trainer.ema_model.cpu()).save_pretrained(arguments.out / "pipeline")
+        folder = MeshPipeline(tokenizer, trainer.ema_model).to("cpu").save_pretrained(arguments.out / "pipeline")
         print(f"next: meshgpt generate --model {folder} --view")
 
 
