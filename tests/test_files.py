@@ -75,6 +75,32 @@ def test_without_merging_the_vertices_of_the_file_are_kept_in_order(kind, tmp_pa
     assert kept.num_faces == 12 and read_mesh(path).num_vertices == 8
 
 
+def test_vertices_that_differ_by_rounding_only_become_one_and_others_do_not():
+    random = np.random.default_rng(0)
+    corners = CUBE.triangulated().vertices[CUBE.triangulated().faces].reshape(-1, 3)
+    soup = Mesh(corners + random.uniform(-2e-7, 2e-7, corners.shape), np.arange(36).reshape(-1, 3))
+    lines = [f"v {x!r} {y!r} {z!r}" for x, y, z in soup.vertices.tolist()]
+    text = "\n".join([*lines, *(f"f {i} {i + 1} {i + 2}" for i in range(1, 36, 3))]).encode()
+    mesh = read_mesh(text)
+    assert (mesh.num_vertices, mesh.num_faces) == (8, 12)
+    assert {tuple(vertex) for vertex in mesh.vertices} <= {tuple(vertex) for vertex in soup.vertices}
+    assert read_mesh(text, merge=False).num_vertices == 36
+    near = "v 0 0 0\nv 1 0 0\nv 0 1 0\nv 0 0.00001 0\nf 1 2 3\nf 4 2 3\n"
+    assert read_mesh(near.encode()).num_vertices == 4
+
+
+def test_vertices_so_dense_that_all_have_near_neighbours_are_not_drawn_together():
+    x = np.linspace(0, 1, 3000)[:, None] * 1e-3
+    strip = np.concatenate((np.pad(x, ((0, 0), (0, 2))), np.pad(x, ((0, 0), (0, 2))) + [0, 1, 0]))
+    i = np.arange(2999)
+    faces = np.concatenate((np.stack((i, i + 1, i + 3000), 1), np.stack((i + 1, i + 3001, i + 3000), 1)))
+    rows = [f"v {x!r} {y!r} {z!r}" for x, y, z in strip.tolist()] + [
+        f"f {a} {b} {c}" for a, b, c in (faces + 1).tolist()
+    ]
+    mesh = read_mesh("\n".join(rows).encode())
+    assert (mesh.num_vertices, mesh.num_faces) == (6000, 5998)
+
+
 @pytest.mark.parametrize("kind", FORMATS)
 def test_metadata_travels_in_the_file(kind, tmp_path):
     metadata = {"seed": 7, "prompt": "a chair\nv 9 9 9 \u00e9", "nested": {"a": [1, None]}}

@@ -23,6 +23,7 @@ from meshgpt.mesh._off import KEYWORD as OFF_KEYWORD
 from meshgpt.mesh._off import read_off
 from meshgpt.mesh._ply import read_ply
 from meshgpt.mesh._stl import is_binary_stl, read_stl
+from meshgpt.mesh._weld import welded
 from meshgpt.mesh._write import write_mesh
 from meshgpt.mesh.mesh import Mesh
 from meshgpt.mesh.polygons import Polygons, faces_from_polygons
@@ -50,9 +51,10 @@ def read_mesh(source, *, quads=False, up="y", merge=True, limits=None, file_type
 
     source: a path, the bytes of a file, or an open file. quads: keep polygons of four corners (k = 4, triangles among
     them (a, b, c, -1)); otherwise and for larger polygons, triangles. up: the axis of the file that points up (x, y, z,
-    -x, -y or -z), turned to y. merge: coincident vertices become one, faces that repeat a corner, duplicate faces and
-    unused vertices are dropped, as `Mesh.cleaned` does; False keeps the vertices as the file has them. limits: a
-    `ReadLimits`. file_type: one of obj glb gltf ply stl off, to overrule what the content looks like.
+    -x, -y or -z), turned to y. merge: vertices that coincide (within 1e-6 of the longest side) become one, faces that
+    repeat a corner, duplicate faces and unused vertices are dropped, as `Mesh.cleaned` does; False keeps the vertices
+    as the file has them. limits: a `ReadLimits`. file_type: one of obj glb gltf ply stl off, to overrule what the
+    content looks like.
 
     No archive is unpacked, and no file is opened but the path itself and, for a .gltf, buffers in its own folder.
     Raises `MeshFileError` for everything that cannot be read, `MeshLimitError` (a kind of it) for what goes beyond the
@@ -84,8 +86,9 @@ def _parse(kind: str, data: bytes, limits: ReadLimits, open_buffer: Callable[[st
 
 
 def _assembled(polygons: Polygons, quads: bool, up: str, merge: bool) -> Mesh:
-    turned = Polygons(polygons.vertices @ np.array(UP_TURNS[up], dtype=np.float64).T, polygons.corners, polygons.sizes)
-    mesh = Mesh(turned.vertices, faces_from_polygons(turned, quads))
+    vertices = polygons.vertices @ np.array(UP_TURNS[up], dtype=np.float64).T
+    vertices = welded(vertices) if merge else vertices
+    mesh = Mesh(vertices, faces_from_polygons(Polygons(vertices, polygons.corners, polygons.sizes), quads))
     mesh = mesh.cleaned() if merge else mesh
     if not mesh.num_faces:
         raise MeshFileError(f"each of its {len(polygons.sizes)} faces has fewer than 3 different corners")
