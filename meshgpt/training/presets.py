@@ -42,7 +42,7 @@ def _times(steps: int) -> dict[str, int]:
 # fmt: off
 #                     encoder                    decoder               width  steps  batch  rate
 TOKENIZERS = {
-    "tiny":  _tokenizer((32, 64, 64),              (64, 64),              96,    300,   16, 1e-3),
+    "tiny":  _tokenizer((32, 64, 64),              (64, 64),              96,    300,   16, 1e-3),  # all faces of the val split of cc0-lowpoly exact
     "small": _tokenizer((64, 128, 256),            (128, 128, 192),      192,   5000,   16, 5e-4),
     "base":  _tokenizer((64, 128, 256, 256, 384),  (128, 128, 192, 192), 192,  50000,   64, 2e-4),
 }
