@@ -37,6 +37,7 @@ class MeshPipelineConfig(Config):
     min_p: float | None = None
     min_faces: int = 1
     max_faces: int | None = None
+    follow_grammar: bool | None = None  # None: where the tokenizer has a grammar
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,8 @@ class MeshPipeline:
         if num_meshes < 1 or batch_size < 1:
             raise GenerationError(f"num_meshes and batch_size must be at least 1, got {num_meshes} and {batch_size}")
         options = {**self.config.to_dict(), **options}
+        if options["follow_grammar"] is None:
+            options["follow_grammar"] = self.tokenizer.grammar is not None
         seeds = self._seeds(seed, num_meshes)
         codes = None if prompt is None else self.prompt_codes(prompt)
         written = []

@@ -18,6 +18,7 @@ from meshgpt.mesh.canonical import dequantize, quantize
 from meshgpt.tokenizers.autoencoder_config import MeshAutoencoderConfig
 from meshgpt.tokenizers.decoder import MeshDecoder
 from meshgpt.tokenizers.encoder import MeshEncoder
+from meshgpt.tokenizers.grammar import OrderGrammar
 from meshgpt.tokenizers.quantizer import GridCode, LookupFreeQuantizer, Quantized, VectorQuantizer
 from meshgpt.tokenizers.tokenizer import MeshTokenizer
 
@@ -57,6 +58,9 @@ class MeshAutoencoder(nn.Module, MeshTokenizer, Pretrained):
         self.encoder = MeshEncoder(config)
         self.quantizer = LookupFreeQuantizer(config) if config.use_residual_lfq else VectorQuantizer(config)
         self.grid_code = GridCode(config) if config.has_grid_code else None
+        # grid codes sort as vertices do, as long as they hold the whole position and features cannot move them
+        ordered = self.grid_code is not None and self.grid_code.exact and config.code_freedom < 1
+        self.grammar = OrderGrammar(config.codebook_size, config.corners, config.num_quantizers) if ordered else None
         if self.grid_code is not None and isinstance(self.quantizer, LookupFreeQuantizer):
             self.grid_code.start(self.quantizer)
         self.decoder = MeshDecoder(config)

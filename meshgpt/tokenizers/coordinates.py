@@ -13,6 +13,7 @@ from meshgpt.config import Config, resolve_config
 from meshgpt.data.batch import MeshBatch
 from meshgpt.mesh.canonical import dequantize, quantize
 from meshgpt.nn.embedding import AXES
+from meshgpt.tokenizers.grammar import OrderGrammar
 from meshgpt.tokenizers.tokenizer import MeshTokenizer
 
 
@@ -40,6 +41,7 @@ class CoordinateTokenizer(MeshTokenizer, Pretrained):
         self.vocab_size = self.num_discrete_coors = config.num_discrete_coors
         self.corners = 4 if config.quads else 3
         self.tokens_per_face = 3 * self.corners
+        self.grammar = OrderGrammar(self.vocab_size, self.corners, 3)
 
     def codes_from_batch(self, batch: MeshBatch) -> Int[Tensor, "b n"]:
         bins = quantize(batch.vertices, self.num_discrete_coors)[batch.corner_indices][..., AXES]

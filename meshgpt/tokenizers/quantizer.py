@@ -172,6 +172,7 @@ class GridCode(nn.Module):
         super().__init__()
         self.bits, width = num_bits(config.num_discrete_coors), config.codebook_size.bit_length() - 1
         slots = self._position_bits(width * config.num_quantizers)
+        self.exact = len(slots) == 3 * self.bits  # every bit of the position has its place
         weight = torch.zeros(width, 3 * self.bits)
         reading = torch.zeros(3, config.num_discrete_coors, width * config.num_quantizers)
         signs = sign_bits(torch.arange(config.num_discrete_coors), self.bits)

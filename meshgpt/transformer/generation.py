@@ -10,6 +10,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from meshgpt.tokenizers.grammar import OrderGrammar
 from meshgpt.transformer.cache import empty_cache
 from meshgpt.transformer.copying import CopyingHead
 from meshgpt.transformer.heads import CodeHead
@@ -40,6 +41,7 @@ class Request:
     chooser: Chooser
     max_seq_len: int
     cache_kv: bool = True
+    grammar: OrderGrammar | None = None
     on_face: Callable[[int, int, Tensor], None] | None = None
     on_step: Callable[[int, int], None] | None = None  # (faces of the longest row, rows being written), once a face
 
@@ -225,9 +227,17 @@ class _Writing:
         """What the prompts say at this place, and where they say nothing, what the model does after `codes`."""
         hidden = self.reader.read_code(codes)
         may_end = (self.reader.counts >= self.request.chooser.sampling.min_faces) & (place == 0)
-        head = self.reader.head(hidden, place, self._current_faces()[:, 0])
-        said = self.codes[self.active, self.reader.counts * self.tokens + place]
-        return torch.where(said >= 0, said, self.request.chooser(head, hidden, uniform, may_end))
+        current = self._current_faces()[:, 0]
+        head = self.reader.head(hidden, place, current)
+        legal = None if self.request.grammar is None else self.request.grammar.legal(self._last_faces(), current, place)
+        chosen = self.request.chooser(head, hidden, uniform, may_end, legal)
+        return torch.where(current[:, place] >= 0, current[:, place], chosen)
+
+    def _last_faces(self) -> Int[Tensor, "b t"]:
+        """The last whole face of each active row, -1 where there is none."""
+        position = (self.reader.counts[:, None] - 1) * self.tokens + torch.arange(self.tokens, device=self.codes.device)
+        last = self.codes[self.active[:, None], position.clamp(min=0)]
+        return last.masked_fill(self.reader.counts[:, None] == 0, -1)
 
     def _leave(self, codes: Tensor, stays: Tensor) -> None:
         """Rows that wrote the end, or that are full and did not, leave the batch."""

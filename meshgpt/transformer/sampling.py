@@ -5,11 +5,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from meshgpt.config import Config
 from meshgpt.errors import GenerationError
+from meshgpt.tokenizers.grammar import LegalCodes
 from meshgpt.transformer.copying import CopyingHead
 from meshgpt.transformer.heads import CodeHead, draw
 
@@ -25,6 +27,7 @@ class Sampling(Config):
     seed: int | tuple[int, ...] | None = None  # one a sample, or one number s: sample i then has s + i
     max_faces: int | None = None
     min_faces: int = 0  # no end before
+    follow_grammar: bool = False  # only codes with which the mesh stays in canonical order, where the tokenizer knows
 
     def validate(self) -> None:
         self.require(self.temperature >= 0, "temperature", "be 0 (the likeliest code) or more")
@@ -80,16 +83,28 @@ class Chooser:
         hidden: Float[Tensor, "b d"],
         uniform: torch.Tensor,
         may_end: Bool[Tensor, " b"],
+        legal: LegalCodes | None = None,
     ) -> Int[Tensor, " b"]:
-        """`uniform`: (b 2) in [0, 1), from each row's stream. Raises `GenerationError` if no code is left."""
+        """`uniform`: (b 3) in [0, 1), from each row's stream. Raises `GenerationError` if no code is left.
+
+        Codes that are not legal are never chosen; where a plain draw gives one, the third number draws again among those
+        that are, which gives every legal code its share of the whole.
+        """
+        uniform = uniform.to(hidden.device)
         if self.filter_logits is None and self.sampling.is_plain:
-            return head.sample(hidden, uniform.to(hidden.device), may_end)
+            codes = head.sample(hidden, uniform[:, :2], may_end)
+            if legal is None or bool((good := legal.allow(codes)).all()):
+                return codes
+            again = masked(head.logits(hidden, may_end), legal).log_softmax(dim=-1)
+            return torch.where(good, codes, draw(again, uniform[:, 2]))
         logits = head.logits(hidden, may_end)
+        if legal is not None:
+            logits = masked(logits, legal)
         if self.filter_logits is not None:
             logits = self._filtered(logits)
         if self.sampling.temperature == 0:
             return logits.argmax(dim=-1)
-        return draw(sampled_logits(logits, self.sampling).log_softmax(dim=-1), uniform[:, 0].to(logits.device))
+        return draw(sampled_logits(logits, self.sampling).log_softmax(dim=-1), uniform[:, 0])
 
     def _filtered(self, logits: Tensor) -> Tensor:
         shape = logits.shape
@@ -103,6 +118,12 @@ class Chooser:
                 "filter_logits_fn left a row without any possible code: keep at least one above -inf, and no NaN"
             )
         return logits
+
+
+def masked(logits: Float[Tensor, "b v"], legal: LegalCodes) -> Float[Tensor, "b v"]:
+    """-inf for codes that are not legal; the end, the last class, stays. Where nothing legal is possible, unchanged."""
+    kept = logits.masked_fill(~F.pad(legal.mask(logits.shape[-1] - 1), (0, 1), value=True), -torch.inf)
+    return torch.where((kept > -torch.inf).any(dim=-1, keepdim=True), kept, logits)
 
 
 def sampled_logits(logits: Float[Tensor, "b v"], sampling: Sampling) -> Float[Tensor, "b v"]:
@@ -131,10 +152,10 @@ class Streams:
             )
         self.generators = [torch.Generator().manual_seed(s) for s in seeds]
 
-    def take(self, places: int) -> Float[Tensor, "b p 2"]:
-        """The next numbers of each sample, in [0, 1): two for each of `places` codes."""
-        draws = [torch.rand(places, 2, generator=g, dtype=torch.float64) for g in self.generators]
-        return torch.stack(draws) if draws else torch.zeros(0, places, 2, dtype=torch.float64)
+    def take(self, places: int) -> Float[Tensor, "b p 3"]:
+        """The next numbers of each sample, in [0, 1): three for each of `places` codes."""
+        draws = [torch.rand(places, 3, generator=g, dtype=torch.float64) for g in self.generators]
+        return torch.stack(draws) if draws else torch.zeros(0, places, 3, dtype=torch.float64)
 
     def select(self, rows: list[int]) -> None:
         self.generators = [self.generators[row] for row in rows]

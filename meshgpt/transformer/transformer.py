@@ -152,12 +152,16 @@ class MeshTransformer(FaceWriter, Pretrained):
             raise GenerationError(
                 f"max_seq_len = {limit} must lie in 1 .. {self.config.max_seq_len}, what the model was made for"
             )
-        sampling = Sampling.from_dict(options["sampling"])
+        sampling = _sampling(options["sampling"])
         prompt = self._checked_prompt(prompt, batch_size, limit, sampling)
         chooser = Chooser(sampling, filter_logits_fn, tuple((filter_kwargs or {}).items()))
+        grammar = self.tokenizer.grammar if sampling.follow_grammar else None
+        if sampling.follow_grammar and grammar is None:
+            kind = type(self.tokenizer).__name__
+            raise GenerationError(f"this {kind} has no grammar to follow: leave follow_grammar out")
         faces = limit // self.tokens_per_face if sampling.max_faces is None else sampling.max_faces
         with as_in_evaluation(self), tqdm(total=faces, disable=not options["progress"], unit=" faces") as bar:
-            request = Request(prompt, chooser, limit, options["cache_kv"], options["on_face"], _shown_on(bar))
+            request = Request(prompt, chooser, limit, options["cache_kv"], grammar, options["on_face"], _shown_on(bar))
             return write(self, request)
 
     def _checked_prompt(self, prompt: Any, batch_size: int | None, limit: int, sampling: Sampling) -> Tensor:
@@ -270,6 +274,13 @@ def _shown_on(bar: Any) -> Callable[[int, int], None]:
         bar.update(face - bar.n)
 
     return show
+
+
+def _sampling(fields: dict[str, Any]) -> Sampling:
+    try:
+        return Sampling.from_dict(fields)
+    except ConfigError as error:  # a name that is no option at all
+        raise GenerationError(str(error).replace("Sampling has no field", "generate has no option")) from error
 
 
 def _no_conditions(*conditions: Any) -> None:
