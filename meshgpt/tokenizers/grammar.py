@@ -111,7 +111,7 @@ class OrderGrammar:
         return key
 
     def _banned(self, before: Tensor, now: Tensor, corner: int, level: int) -> Int[Tensor, "b m"]:
-        """Codes that would make this corner a vertex the face has already, or leave too few vertices above the first."""
+        """Codes that make this corner a vertex the face has already, or leave too few vertices above the first."""
         if level < self.levels - 1:
             return now.new_zeros((len(now), 0))
         if corner == 0:

@@ -87,8 +87,8 @@ class Chooser:
     ) -> Int[Tensor, " b"]:
         """`uniform`: (b 3) in [0, 1), from each row's stream. Raises `GenerationError` if no code is left.
 
-        Codes that are not legal are never chosen; where a plain draw gives one, the third number draws again among those
-        that are, which gives every legal code its share of the whole.
+        Codes that are not legal are never chosen; where a plain draw gives one, the third number draws again among
+        those that are, which gives every legal code its share of the whole.
         """
         uniform = uniform.to(hidden.device)
         if self.filter_logits is None and self.sampling.is_plain:
