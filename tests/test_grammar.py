@@ -10,10 +10,10 @@ from einops import rearrange
 from meshgpt.data.batch import MeshBatch
 from meshgpt.errors import GenerationError
 from meshgpt.mesh.canonical import canonicalize
+from meshgpt.mesh.grammar import LegalCodes, OrderGrammar
 from meshgpt.mesh.mesh import Mesh
 from meshgpt.tokenizers.autoencoder import MeshAutoencoder
 from meshgpt.tokenizers.coordinates import CoordinateTokenizer
-from meshgpt.tokenizers.grammar import LegalCodes, OrderGrammar
 from meshgpt.transformer.heads import CodeHead
 from meshgpt.transformer.sampling import Chooser, Sampling
 from meshgpt.transformer.transformer import MeshTransformer

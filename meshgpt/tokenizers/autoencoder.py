@@ -15,10 +15,10 @@ from meshgpt.config import resolve_config
 from meshgpt.data.batch import MeshBatch
 from meshgpt.errors import CodesError, MeshError
 from meshgpt.mesh.canonical import dequantize, quantize
+from meshgpt.mesh.grammar import OrderGrammar
 from meshgpt.tokenizers.autoencoder_config import MeshAutoencoderConfig
 from meshgpt.tokenizers.decoder import MeshDecoder
 from meshgpt.tokenizers.encoder import MeshEncoder
-from meshgpt.tokenizers.grammar import OrderGrammar
 from meshgpt.tokenizers.quantizer import GridCode, LookupFreeQuantizer, Quantized, VectorQuantizer
 from meshgpt.tokenizers.tokenizer import MeshTokenizer
 

@@ -12,8 +12,8 @@ from meshgpt.checkpoint import Pretrained
 from meshgpt.config import Config, resolve_config
 from meshgpt.data.batch import MeshBatch
 from meshgpt.mesh.canonical import dequantize, quantize
+from meshgpt.mesh.grammar import OrderGrammar
 from meshgpt.nn.embedding import AXES
-from meshgpt.tokenizers.grammar import OrderGrammar
 from meshgpt.tokenizers.tokenizer import MeshTokenizer
 
 

@@ -10,7 +10,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from meshgpt.tokenizers.grammar import OrderGrammar
+from meshgpt.mesh.grammar import OrderGrammar
 from meshgpt.transformer.cache import empty_cache
 from meshgpt.transformer.copying import CopyingHead
 from meshgpt.transformer.heads import CodeHead

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from meshgpt.config import Config
 from meshgpt.errors import GenerationError
-from meshgpt.tokenizers.grammar import LegalCodes
+from meshgpt.mesh.grammar import LegalCodes
 from meshgpt.transformer.copying import CopyingHead
 from meshgpt.transformer.heads import CodeHead, draw
 
