@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from meshgpt import __version__
 from meshgpt.cli.generate import Saved, save_page
@@ -323,3 +324,19 @@ def test_the_demo_leaves_meshes_a_picture_a_page_and_a_summary(runs, tmp_path, c
     assert "3 meshes, " in shown and "valid: 3 without degenerate or duplicate faces" in shown
     assert "copies of a training mesh: 0 of 3 have the same faces" in shown
     assert (tmp_path / "summary.txt").read_text() in shown
+
+
+def test_foreign_weights_are_a_warm_start(tmp_path, capsys):
+    torch.save({"model": {"coor_embed.weight": torch.full((128, 8), 2.0)}}, tmp_path / "peer.pt")
+    words = ["import-checkpoint", "autoencoder", str(tmp_path / "peer.pt"), "-o", str(tmp_path / "model")]
+    assert main([*words, *with_settings("dim_coor_embed=8", *TINY_TOKENIZER)]) == 0
+    assert "1 tensors read, 0 left" in capsys.readouterr().out
+    again = MeshAutoencoder.from_pretrained(tmp_path / "model")
+    assert any(torch.equal(tensor, torch.full((128, 8), 2.0)) for tensor in again.state_dict().values())
+
+
+def test_a_file_that_could_run_code_is_refused(tmp_path, capsys, tokenizer_folder):
+    torch.save({"model": print}, tmp_path / "peer.pt")
+    words = ["import-checkpoint", "transformer", str(tmp_path / "peer.pt"), "-o", str(tmp_path / "model")]
+    assert main([*words, "--tokenizer", str(tokenizer_folder)]) == 1
+    assert "CheckpointError" in capsys.readouterr().err and not (tmp_path / "model").exists()

@@ -1,17 +1,14 @@
 """`meshgpt train tokenizer | transformer DATA`: a preset, a data set, and a folder for the run."""
 
 import argparse
-import dataclasses
-import difflib
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from meshgpt.cli.inputs import named_tokenizer
-from meshgpt.errors import ConfigError, DataError, TrainingError
+from meshgpt.cli.settings import add_changes, changed
+from meshgpt.errors import DataError, TrainingError
 
 if TYPE_CHECKING:
-    from meshgpt.config import Config
     from meshgpt.data.augment import Augmentation
     from meshgpt.data.dataset import MeshDataset
     from meshgpt.training.trainer import Trainer
@@ -33,9 +30,7 @@ def add_commands(commands: argparse._SubParsersAction, shared: argparse.Argument
         part.add_argument("--max-faces", type=int, help="leave longer meshes out")
         part.add_argument("--no-augment", action="store_true", help="meshes as they are, never stretched or turned")
         part.add_argument("--no-val", action="store_true", help="train on all meshes, hold none out")
-        part.add_argument(
-            "--set", action="append", default=[], metavar="FIELD=VALUE", dest="changes", help="a field of the preset"
-        )
+        add_changes(part)
 
 
 def run_tokenizer(arguments: argparse.Namespace) -> None:
@@ -45,9 +40,10 @@ def run_tokenizer(arguments: argparse.Namespace) -> None:
     from meshgpt.tokenizers.autoencoder_config import MeshAutoencoderConfig
     from meshgpt.training.mesh_trainers import MeshAutoencoderTrainer
     from meshgpt.training.presets import preset
+    from meshgpt.training.settings import TrainerConfig
 
     chosen = preset("tokenizer", arguments.preset)
-    model, training = changed(chosen.model, chosen.training, MeshAutoencoderConfig, arguments.changes)
+    training, model = changed(((TrainerConfig, chosen.training), (MeshAutoencoderConfig, chosen.model)), arguments)
     data, val = datasets(arguments)
     torch.manual_seed(training.get("seed", 0))
     trainer = MeshAutoencoderTrainer(
@@ -68,11 +64,12 @@ def run_transformer(arguments: argparse.Namespace) -> None:
     from meshgpt.pipeline import MeshPipeline
     from meshgpt.training.mesh_trainers import MeshTransformerTrainer
     from meshgpt.training.presets import preset
+    from meshgpt.training.settings import TrainerConfig
     from meshgpt.transformer.config import MeshTransformerConfig
     from meshgpt.transformer.transformer import MeshTransformer
 
     chosen = preset("transformer", arguments.preset)
-    model, training = changed(chosen.model, chosen.training, MeshTransformerConfig, arguments.changes)
+    training, model = changed(((TrainerConfig, chosen.training), (MeshTransformerConfig, chosen.model)), arguments)
     data, val = datasets(arguments)
     tokenizer = named_tokenizer(arguments.tokenizer)
     torch.manual_seed(training.get("seed", 0))
@@ -115,30 +112,3 @@ def augmentation(arguments: argparse.Namespace) -> "Augmentation | None":
     from meshgpt.data.augment import Augmentation
 
     return None if arguments.no_augment else Augmentation()
-
-
-def changed(
-    model: dict[str, Any], training: dict[str, Any], model_config: "type[Config]", changes: list[str]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The keywords of a preset with each FIELD=VALUE put where it belongs. An unknown field raises `ConfigError`."""
-    from meshgpt.training.settings import TrainerConfig
-
-    model, training = dict(model), dict(training)
-    known = {field.name: training for field in dataclasses.fields(TrainerConfig)}
-    known |= {field.name: model for field in dataclasses.fields(model_config)}
-    for change in changes:
-        name, equals, text = change.partition("=")
-        if not equals or name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            advice = f"did you mean '{near[0]}'?" if near else f"fields: {', '.join(sorted(known))}"
-            raise ConfigError(f"--set {change}: " + (advice if equals else "write FIELD=VALUE"))
-        known[name][name] = value_of(text)
-    return model, training
-
-
-def value_of(text: str) -> Any:
-    """A number, list, true, false or null as JSON has them; any other text as it is."""
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text

@@ -1,0 +1,47 @@
+"""`--set FIELD=VALUE`: any field of the configs that a command makes."""
+
+import argparse
+import dataclasses
+import difflib
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from meshgpt.errors import ConfigError
+
+if TYPE_CHECKING:
+    from meshgpt.config import Config
+
+
+def add_changes(command: argparse.ArgumentParser) -> None:
+    """The argument that `changed` needs."""
+    what = "a field of the model or of the training; may be given many times"
+    command.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", dest="changes", help=what)
+
+
+def changed(
+    configs: "Sequence[tuple[type[Config], dict[str, Any]]]", arguments: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """The keywords of each config with every FIELD=VALUE put where it belongs; the last config that has it counts.
+
+    Raises `ConfigError` for a field that none has.
+    """
+    keywords, known = [dict(given) for _, given in configs], {}
+    for (cls, _), own in zip(configs, keywords, strict=True):
+        known |= {field.name: own for field in dataclasses.fields(cls)}
+    for change in arguments.changes:
+        name, equals, text = change.partition("=")
+        if not equals or name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            advice = f"did you mean '{near[0]}'?" if near else f"fields: {', '.join(sorted(known))}"
+            raise ConfigError(f"--set {change}: " + (advice if equals else "write FIELD=VALUE"))
+        known[name][name] = value_of(text)
+    return keywords
+
+
+def value_of(text: str) -> Any:
+    """A number, list, true, false or null as JSON has them; any other text as it is."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
