@@ -51,4 +51,5 @@ if arguments.resume:
     trainer.resume()
 print(trainer())
 if trainer.is_main:
-    MeshPipeline(tokenizer, trainer.ema_model).to("cpu").save_pretrained(arguments.out / "pipeline")
+    averaged = MeshTransformer.from_pretrained(arguments.out, tokenizer)  # the run's folder is a model, too
+    MeshPipeline(tokenizer, averaged).save_pretrained(arguments.out / "pipeline")

@@ -82,7 +82,7 @@ _HOMES = {
     "write_viewer": "mesh.viewer",
 }
 
-__all__ = ["TYPECHECKED", "__version__", *_HOMES]
+__all__ = ["TYPECHECKED", "__version__", *_HOMES]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

@@ -36,7 +36,7 @@ def fresh(code, cwd, **environment):
         capture_output=True,
         text=True,
         cwd=cwd,
-        env={"PYTHONPATH": str(ROOT), **environment},
+        env={"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", **environment},
         check=True,
     )
     return json.loads(done.stdout.splitlines()[-1])

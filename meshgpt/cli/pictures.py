@@ -4,6 +4,7 @@ import argparse
 import math
 import webbrowser
 from pathlib import Path
+from typing import Any
 
 from meshgpt.cli.inputs import add_inputs, named_meshes
 
@@ -57,7 +58,7 @@ def run_render(arguments: argparse.Namespace) -> None:
     print(f"{arguments.out}: {len(meshes)} {'mesh' if len(meshes) == 1 else 'meshes'}")
 
 
-def _fields(arguments: argparse.Namespace) -> dict[str, float | bool]:
+def _fields(arguments: argparse.Namespace) -> dict[str, Any]:
     """The fields of `Camera` and `Style` that were given."""
     degrees = {"azimuth": arguments.azimuth, "elevation": arguments.elevation}
     fields = {name: math.radians(value) for name, value in degrees.items() if value is not None}

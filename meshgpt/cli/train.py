@@ -84,7 +84,8 @@ def run_transformer(arguments: argparse.Namespace) -> None:
     )
     finish(trainer, arguments)
     if trainer.is_main:
-        folder = MeshPipeline(tokenizer, trainer.ema_model).to("cpu").save_pretrained(arguments.out / "pipeline")
+        averaged = MeshTransformer.from_pretrained(arguments.out, tokenizer)
+        folder = MeshPipeline(tokenizer, averaged).save_pretrained(arguments.out / "pipeline")
         print(f"next: meshgpt generate --model {folder} --view")
 
 

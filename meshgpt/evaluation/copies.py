@@ -10,7 +10,7 @@ from typing import no_type_check
 
 import numpy as np
 from jaxtyping import Float
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from meshgpt.mesh.canonical import canonicalize
 from meshgpt.mesh.mesh import Mesh
@@ -46,7 +46,7 @@ class CopyFinder:
         if not mesh.num_faces:
             return None
         grid = canonicalize(mesh.normalized(), self.num_discrete_coors)
-        forms = [cKDTree(points) for points in _all_forms(_stretched(mesh))]
+        forms = [KDTree(points) for points in _all_forms(_stretched(mesh))]
         best = None
         for index in np.flatnonzero(np.abs(self.face_counts - mesh.num_faces) <= 0.1 * mesh.num_faces):
             distance = min(_chamfer(form, self._tree_of(int(index))) for form in forms)
@@ -55,8 +55,8 @@ class CopyFinder:
                 best = Copy(int(index), original == grid, float(distance))
         return best
 
-    def _tree(self, index: int) -> cKDTree:
-        return cKDTree(_stretched(self.dataset.mesh(index)))
+    def _tree(self, index: int) -> KDTree:
+        return KDTree(_stretched(self.dataset.mesh(index)))
 
 
 def _stretched(mesh: Mesh) -> Float[np.ndarray, "nv 3"]:
@@ -73,6 +73,6 @@ def _all_forms(points: Float[np.ndarray, "nv 3"]) -> list[Float[np.ndarray, "nv 
     return [form * mirror for form in turned for mirror in ((1, 1, 1), (-1, 1, 1))]
 
 
-def _chamfer(one: cKDTree, other: cKDTree) -> float:
+def _chamfer(one: KDTree, other: KDTree) -> float:
     """The larger of the two mean distances from a point of one to the nearest of the other."""
     return max(float(other.query(one.data)[0].mean()), float(one.query(other.data)[0].mean()))
