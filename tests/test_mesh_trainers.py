@@ -1,7 +1,12 @@
 """The two real trainers on the bundled sample, and the codes that are kept for the transformer."""
 
 import dataclasses
+import functools
+import json
 import multiprocessing
+import os
+import resource
+import threading
 import time
 
 import numpy as np
@@ -258,6 +263,39 @@ def test_functions_are_known_by_what_they_do():
     assert described_by_content(scaled(2)) == described_by_content(scaled(2))
 
 
+def test_settings_that_functions_are_bound_to_count():
+    def with_default(factor):
+        def scaled(mesh, rng, *, by=factor):
+            return mesh
+
+        return scaled
+
+    def moved(mesh, rng, by=1):
+        return mesh
+
+    class Scaled:
+        def __init__(self, factor):
+            self.factor = factor
+
+        def apply(self, mesh, rng):
+            return mesh
+
+    kinds = [
+        with_default,
+        lambda factor: functools.partial(moved, by=factor),
+        lambda factor: functools.partial(with_default(factor)),
+        lambda factor: Scaled(factor).apply,
+        lambda factor: torch.tensor(factor),
+        np.int64,
+        np.array,
+        lambda factor: {factor}.copy(),
+    ]
+    for make in kinds:
+        one, again, other = (json.dumps(described_by_content(make(factor))) for factor in (2, 2, 3))
+        assert one == again != other
+    assert described_by_content(lock := threading.Lock()) != described_by_content(lock)  # nothing can be told of it
+
+
 def test_damaged_codes_are_made_again(tmp_path, autoencoder, tiny_dataset, counted):
     data = tiny_dataset[:4]
     good = tokenized(autoencoder, examples_of(data, autoencoder), TokenCache(tmp_path)).get(1, 0)
@@ -339,3 +377,14 @@ def test_a_tokenizer_without_weights_has_a_key_too(tiny_dataset):
 
     keys = [token_key(Grid(size), examples_of(tiny_dataset, Grid(size)), 1) for size in (64, 128)]
     assert keys[0] != keys[1]
+
+
+def test_more_parts_than_files_may_be_open_are_joined(tmp_path, monkeypatch):
+    monkeypatch.setattr(tokens_module, "PART_SIZE", 1)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/dev/fd")) + 20, before[1]))
+    try:
+        codes, offsets = TokenCache(tmp_path).get("key", 60, lambda numbers: [np.array([i]) for i in numbers])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert codes.tolist() == list(range(60)) and offsets.tolist() == list(range(61))

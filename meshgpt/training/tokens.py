@@ -2,9 +2,12 @@
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import os
+import pickle
+import secrets
 import shutil
 import types
 import warnings
@@ -64,7 +67,7 @@ class TokenCache:
                 rows = entry(range(start, min(start + PART_SIZE, count)))
                 np.savez(path.with_suffix(".new.npz"), codes=_joined(rows), lengths=np.array([len(r) for r in rows]))
                 os.replace(path.with_suffix(".new.npz"), path)
-        loaded = [np.load(path) for path in sorted(parts.glob("part-*[0-9].npz"))]
+        loaded = [_read_part(path) for path in sorted(parts.glob("part-*[0-9].npz"))]
         fresh = target.with_name(f".writing-{target.name}")
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir()
@@ -77,6 +80,11 @@ class TokenCache:
         os.rename(fresh, target)
         sync_folder(self.folder)
         shutil.rmtree(parts, ignore_errors=True)
+
+
+def _read_part(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path) as part:  # closed again: there may be more parts than a process may hold files open
+        return dict(part)
 
 
 @contextlib.contextmanager
@@ -206,7 +214,8 @@ def token_key(tokenizer: MeshTokenizer, meshes: MeshExamples, num_variants: int)
 def described_by_content(value: Any) -> Any:
     """A JSON value that is equal for equal settings and code: configs, dataclasses, functions and plain values.
 
-    Functions are known by their bytecode and what they hold; other objects by their class and fields.
+    Functions are known by their bytecode and what they hold; other objects by their class and fields, or where they
+    have none by their pickle. What cannot be told at all is different each time.
     """
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
@@ -216,15 +225,37 @@ def described_by_content(value: Any) -> Any:
         return {str(name): described_by_content(item) for name, item in value.items()}
     if isinstance(value, types.FunctionType):
         cells = [cell.cell_contents for cell in value.__closure__ or ()]
-        return ["function", _code(value.__code__), described_by_content([value.__defaults__, cells])]
+        return [
+            "function",
+            _code(value.__code__),
+            described_by_content([value.__defaults__, value.__kwdefaults__, cells]),
+        ]
     if isinstance(value, types.CodeType):
         return _code(value)
-    if isinstance(value, np.ndarray):
-        return hashlib.sha256(value.tobytes()).hexdigest()
+    if isinstance(value, types.MethodType):
+        return ["method", described_by_content([value.__func__, value.__self__])]
+    if isinstance(value, functools.partial):
+        return ["partial", described_by_content([value.func, value.args, value.keywords])]
+    if isinstance(value, (np.ndarray, np.generic, Tensor)):
+        return _array(value.detach().cpu() if isinstance(value, Tensor) else value)
     if dataclasses.is_dataclass(value):
         fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
         return [type(value).__qualname__, described_by_content(fields)]
-    return [type(value).__qualname__, described_by_content(getattr(value, "__dict__", {}))]
+    if getattr(value, "__dict__", None) and not isinstance(value, type):
+        return [type(value).__qualname__, described_by_content(value.__dict__)]
+    return [type(value).__qualname__, _pickled(value)]
+
+
+def _array(value: Any) -> list[Any]:
+    array = np.asarray(value)
+    return [str(array.dtype), list(array.shape), hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()]
+
+
+def _pickled(value: Any) -> str:
+    try:
+        return hashlib.sha256(pickle.dumps(value)).hexdigest()
+    except Exception:  # objects raise whatever they like
+        return secrets.token_hex()
 
 
 def _code(code: types.CodeType) -> list[Any]:
