@@ -238,8 +238,16 @@ def test_training_and_validation_never_share_a_family_and_more_meshes_move_none(
 def test_a_split_that_cannot_be_made_is_refused(tiny):
     with pytest.raises(DataError, match=r"val_fraction must lie between 0 and 1, got 1.5"):
         tiny.train_and_val(1.5)
-    with pytest.raises(DataError, match="has 1 families of meshes; two are needed"):
+    with pytest.raises(DataError, match="has 1 families of meshes that are not marked 'test'; two are needed"):
         tiny[:1].train_and_val()
+
+
+def test_meshes_marked_test_are_neither_trained_on_nor_validated_with(tmp_path, tiny):
+    marks = ["train"] * 12 + ["test"] * 12
+    records = [replace(tiny[i], split=mark) for i, mark in enumerate(marks)]
+    dataset = MeshDataset(write_dataset(records, tmp_path / "data"))
+    train, val = dataset.train_and_val()
+    assert train.splits == val.splits == ["train"] and len(train) + len(val) == 12
 
 
 def test_balanced_weights_give_every_group_the_same_share(tmp_path):

@@ -135,20 +135,23 @@ class MeshDataset:
 
     @no_type_check
     def train_and_val(self, val_fraction: float = 0.1, seed: int = 0) -> tuple["MeshDataset", "MeshDataset"]:
-        """Two views: by the splits 'train' and 'val' where those are marked, else drawn by family.
+        """Two views: by the splits 'train' and 'val' where both are marked, else drawn by family.
 
-        Drawing depends on `seed` and the name of the family alone (of the mesh, where it has no family), so that adding
-        meshes moves none. Both have a mesh at least; raises `DataError` where that cannot be.
+        Meshes marked 'test' are in neither. Drawing depends on `seed` and the name of the family alone (of the mesh,
+        where it has no family), so that adding meshes moves none. Both have a mesh at least; raises `DataError` where
+        that cannot be.
         """
         if "train" in self.splits and "val" in self.splits:
             return self.split("train"), self.split("val")
         if not 0 < val_fraction < 1:
             raise DataError(f"val_fraction must lie between 0 and 1, got {val_fraction}")
-        families = np.where(self.column("family") == "", self.column("name"), self.column("family"))
+        drawn = self._view(self.indices[self.column("split") != "test"])
+        families = np.where(drawn.column("family") == "", drawn.column("name"), drawn.column("family"))
         if len(set(families)) < 2:
-            raise DataError(f"{self!r} has {len(set(families))} families of meshes; two are needed to set some aside")
+            what = f"{self!r} has {len(set(families))} families of meshes that are not marked 'test'"
+            raise DataError(f"{what}; two are needed to set some aside")
         held_out = np.isin(families, list(held_out_families(families, val_fraction, seed)))
-        return self._view(self.indices[~held_out]), self._view(self.indices[held_out])
+        return drawn._view(drawn.indices[~held_out]), drawn._view(drawn.indices[held_out])
 
     @no_type_check
     def balanced_weights(self, by: Sequence[str] = ("category", "faces"), strength: float = 1.0) -> np.ndarray:
