@@ -17,13 +17,14 @@ from meshgpt.data.batch import MeshBatch
 from meshgpt.errors import CheckpointError, GenerationError
 from meshgpt.mesh.canonical import canonicalize
 from meshgpt.mesh.mesh import Mesh
-from meshgpt.mesh.topology import orient
+from meshgpt.mesh.topology import orient, topology_report
 from meshgpt.tokenizers.autoencoder import MeshAutoencoder
 from meshgpt.tokenizers.coordinates import CoordinateTokenizer
 from meshgpt.tokenizers.tokenizer import MeshTokenizer
 from meshgpt.transformer.transformer import MeshTransformer
 
 TOKENIZERS: dict[str, Any] = {"MeshAutoencoder": MeshAutoencoder, "CoordinateTokenizer": CoordinateTokenizer}
+CANDIDATE_STRIDE = 1_000_003  # between the seeds of one mesh's candidates
 STREAMED = Callable[[int, int, Tensor], None]
 
 
@@ -38,6 +39,10 @@ class MeshPipelineConfig(Config):
     min_faces: int = 1
     max_faces: int | None = None
     follow_grammar: bool | None = None  # None: where the tokenizer has a grammar
+    candidates: int = 1  # of so many, the mesh with the smallest share of open and non-manifold edges is kept
+
+    def validate(self) -> None:
+        self.require(self.candidates >= 1, "candidates", "be at least 1")
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,7 @@ class MeshPipeline:
 
         seed: mesh i is written with seed + i; without one, seeds are drawn and told in the result. prompt: a `Mesh` in
         [-1, 1] to go on from; its faces come first. on_face(mesh, face, codes) hears of every face as it is written.
+        candidates: so many are written of each mesh, and the one with the fewest open and non-manifold edges is kept.
         Further keywords: the fields of `Sampling`. Raises `GenerationError` for what this model cannot do.
         """
         if text is not None:
@@ -91,34 +97,40 @@ class MeshPipeline:
         if num_meshes < 1 or batch_size < 1:
             raise GenerationError(f"num_meshes and batch_size must be at least 1, got {num_meshes} and {batch_size}")
         options = {**self.config.to_dict(), **options}
+        candidates = options.pop("candidates")
+        if candidates < 1:
+            raise GenerationError(f"candidates must be at least 1, got {candidates}")
         if options["follow_grammar"] is None:
             options["follow_grammar"] = self.tokenizer.grammar is not None
         seeds = self._seeds(seed, num_meshes)
         codes = None if prompt is None else self.prompt_codes(prompt)
-        written = []
-        for start in range(0, num_meshes, batch_size):
-            rows = seeds[start : start + batch_size]
-            result = self.transformer.generate_result(
-                None if codes is None else codes.expand(len(rows), -1),
-                len(rows),
-                seed=tuple(rows),
-                on_face=_shifted(on_face, start),
-                progress=progress,
-                **options,
-            )
-            for row_seed, row, reason in zip(rows, result.codes, result.stopped_by, strict=True):
-                row = row[row >= 0]
-                written.append(GeneratedMesh(self.finished(row), row_seed, row, reason))
-        return written
+        best: list[GeneratedMesh] = []
+        for round in range(candidates):
+            written = []
+            for start in range(0, num_meshes, batch_size):
+                rows = seeds[start : start + batch_size]
+                result = self.transformer.generate_result(
+                    None if codes is None else codes.expand(len(rows), -1),
+                    len(rows),
+                    seed=tuple(row + CANDIDATE_STRIDE * round for row in rows),
+                    on_face=_shifted(on_face, start),
+                    progress=progress,
+                    **options,
+                )
+                for row_seed, row, reason in zip(rows, result.codes, result.stopped_by, strict=True):
+                    row = row[row >= 0]
+                    written.append(GeneratedMesh(self.finished(row), row_seed, row, reason))
+            best = written if round == 0 else [min(pair, key=_faults) for pair in zip(best, written, strict=True)]
+        return best
 
-    def _seeds(self, seed: int | Sequence[int] | None, num_meshes: int) -> list[int]:
+    def _seeds(self, seed: int | np.integer | Sequence[int | np.integer] | None, num_meshes: int) -> list[int]:
         if seed is None:
             return [secrets.randbelow(2**31) for _ in range(num_meshes)]
-        if isinstance(seed, int):
-            return [seed + index for index in range(num_meshes)]
+        if isinstance(seed, (int, np.integer)):
+            return [int(seed) + index for index in range(num_meshes)]
         if len(seed) != num_meshes:
             raise GenerationError(f"{len(seed)} seeds for {num_meshes} meshes: give one for each, or a single number")
-        return list(seed)
+        return [int(each) for each in seed]
 
     @no_type_check
     def prompt_codes(self, mesh) -> Tensor:
@@ -129,8 +141,7 @@ class MeshPipeline:
         if reach > 1:
             what = f"the prompt reaches to {reach:.3g}, outside [-1, 1]"
             raise GenerationError(f"{what}: place it where it should stand in the finished mesh, or use .normalized()")
-        mesh = mesh.triangulated() if self.tokenizer.corners == 3 else mesh
-        grid = canonicalize(mesh, self.tokenizer.num_discrete_coors)
+        grid = canonicalize(self.tokenizer.with_own_corners(mesh), self.tokenizer.num_discrete_coors)
         if len(grid.faces) == 0:
             raise GenerationError(f"no face of the prompt {mesh!r} is left on the grid")
         return self.tokenizer.codes_from_batch(MeshBatch.from_meshes([grid.mesh()]))
@@ -178,6 +189,12 @@ class MeshPipeline:
     def push_to_hub(self, repository: str, private: bool = False, dtype: str | None = None) -> str:
         """Uploads the pipeline to the Hub repository "owner/name", which is made if need be; gives its address."""
         return upload(self, repository, private, dtype)
+
+
+def _faults(item: GeneratedMesh) -> tuple[bool, float]:
+    """Orders candidates: those that the model ended first, then by the share of edges without exactly two faces."""
+    report = topology_report(item.mesh)
+    return item.stopped_by != "end", (report.boundary_edges + report.nonmanifold_edges) / max(report.edges, 1)
 
 
 def _shifted(on_face: STREAMED | None, start: int) -> STREAMED | None:

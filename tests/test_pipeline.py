@@ -78,6 +78,19 @@ def test_seeds_that_were_drawn_are_told_and_give_the_mesh_again(pipeline):
     assert same(quietly(pipeline, seed=written[1].seed)[0], written[1].mesh)
 
 
+def test_triangles_begin_a_mesh_of_quads(tetrahedron):
+    torch.manual_seed(0)
+    tokenizer = CoordinateTokenizer(quads=True)
+    pipeline = MeshPipeline(tokenizer, MeshTransformer(tokenizer, **SMALL))
+    [begun] = pipeline.prompt_codes(tetrahedron)
+    assert topology_report(pipeline.finished(begun)).watertight and len(begun) == 4 * tokenizer.tokens_per_face
+
+
+def test_numbers_of_numpy_are_seeds(pipeline):
+    one, two = (quietly(pipeline, seed=seed)[0] for seed in (np.int64(3), [np.int64(3)]))
+    assert same(one, two) and same(one, quietly(pipeline, seed=3)[0])
+
+
 def test_a_prompt_comes_first_and_stays_where_it_is(pipeline, tetrahedron):
     written = pipeline.generate(seed=0, num_meshes=2, prompt=tetrahedron)
     prompt = pipeline.prompt_codes(tetrahedron)[0]
@@ -96,6 +109,21 @@ def test_faces_are_streamed_with_the_number_of_their_mesh(pipeline):
     for index, item in enumerate(written):
         codes = torch.cat([codes for mesh, _, codes in heard if mesh == index])
         assert torch.equal(codes, item.codes[: len(codes)]) and len(item.codes) - len(codes) < 6
+
+
+def test_of_several_candidates_the_one_with_the_fewest_faults_is_kept(pipeline):
+    def faults(mesh: Mesh) -> float:
+        report = topology_report(mesh)
+        return (report.boundary_edges + report.nonmanifold_edges) / report.edges
+
+    options = {"seed": 0, "num_meshes": 3, "max_faces": 40}
+    plain = [item for item in pipeline.generate(**options)]
+    best = [item for item in pipeline.generate(**options, candidates=3)]
+    for one, kept in zip(plain, best, strict=True):
+        assert one.seed == kept.seed
+        assert (kept.stopped_by != "end", faults(kept.mesh)) <= (one.stopped_by != "end", faults(one.mesh))
+    assert any(not same(one.mesh, kept.mesh) for one, kept in zip(plain, best, strict=True))
+    assert same(pipeline.generate(seed=1, candidates=3, max_faces=40)[0].mesh, best[1].mesh)
 
 
 def test_running_out_of_room_is_said_and_loses_nothing(pipeline):
@@ -133,6 +161,7 @@ def test_another_tokenizer_makes_a_pipeline_too(tmp_path):
         ({"text": "a chair"}, "trained without texts"),
         ({"num_meshes": 0}, "at least 1, got 0"),
         ({"batch_size": 0}, "at least 1"),
+        ({"candidates": 0}, "candidates must be at least 1"),
         ({"seed": [1, 2], "num_meshes": 3}, "2 seeds for 3 meshes"),
         ({"prompt": "chair.glb"}, "prompt must be a Mesh, got str"),
         ({"prompt": Mesh(np.eye(3) * 5, [[0, 1, 2]])}, "reaches to 5, outside"),

@@ -49,15 +49,16 @@ class MeshTokenizer(ABC):
         """
         if not isinstance(mesh, Mesh):
             raise MeshError(f"encode takes a Mesh, got {type(mesh).__name__}: make one with Mesh(vertices, faces)")
-        if mesh.corners != self.corners:
-            if self.corners == 3:
-                mesh = mesh.triangulated()
-            else:
-                mesh = Mesh(mesh.vertices, np.pad(mesh.faces, ((0, 0), (0, 1)), constant_values=-1))
-        grid = canonicalize(mesh.normalized(), self.num_discrete_coors)
+        grid = canonicalize(self.with_own_corners(mesh).normalized(), self.num_discrete_coors)
         if len(grid.faces) == 0:
             raise MeshError(f"no face of {mesh!r} is left on a grid of {self.num_discrete_coors} bins")
         return self.codes_from_batch(MeshBatch.from_meshes([grid.mesh()]))[0]
+
+    def with_own_corners(self, mesh: Mesh) -> Mesh:
+        """The mesh with as many corners a face as the tokenizer has: quads cut, or triangles without a fourth."""
+        if self.corners == 3:
+            return mesh.triangulated()
+        return Mesh(mesh.vertices, np.pad(mesh.faces, ((0, 0), (0, 4 - mesh.corners)), constant_values=-1))
 
     @no_type_check
     def decode(self, ids):
