@@ -359,6 +359,33 @@ def test_a_loss_that_is_not_finite_stops_with_the_batch_named_and_the_state_befo
     assert equal_weights(weights_of(again.model), weights_of(whole.model))
 
 
+def test_a_run_that_stopped_at_its_first_step_goes_on(tmp_path):
+    with pytest.raises(NonFiniteLossError, match="step 0: "):
+        toy_trainer(tmp_path, objective=Signalling(1, float("nan")))()
+    again = toy_trainer(tmp_path)
+    assert again.resume() and again.step == 0
+    again()
+    assert again.step == 10
+
+
+def test_a_batch_in_which_there_is_nothing_changes_nothing(tmp_path):
+    class Weightless(ToyObjective):
+        def weight(self, batch):
+            return 0.0
+
+    trainer = toy_trainer(tmp_path, num_train_steps=2, objective=Weightless())
+    before = weights_of(trainer.model)
+    trainer()
+    assert equal_weights(before, weights_of(trainer.model))
+
+
+def test_data_that_cannot_be_validated_on_are_refused_before_training(tmp_path):
+    with pytest.raises(DataError, match="the data set is empty"):
+        toy_trainer(tmp_path, val_examples=ToyExamples(0))
+    with pytest.raises(DataError, match="example 4 has size 5, more than the 4"):
+        toy_trainer(tmp_path, count=4, val_examples=ToyExamples(10), max_faces_per_batch=4)
+
+
 def test_a_gradient_that_is_not_finite_stops_too(tmp_path):
     class Steep(ToyObjective):
         def losses(self, model, batch):

@@ -61,6 +61,8 @@ class Trainer:
         self.step = 0
         self.accelerator = build_accelerator(self.config, accelerator_kwargs)
         self.loader = self._loader(self.examples, self.weights, self.config.seed)
+        if self.val_examples is not None:
+            self._val_loader()  # raises now for what would otherwise stop the training half way
         self.checkpoints = RunCheckpoints(self.folder / "checkpoints", self.config.keep_checkpoints)
         self.log_file = RunLog(self.folder, self.config.num_train_steps, self.config.progress, self.is_main)
         self._prepare()
@@ -80,6 +82,7 @@ class Trainer:
         self.parts = RunParts(self.model, self.optimizer.optimizer, self.ema, accelerator.scaler)
         self._meter = Meter(accelerator)
         self._before_step: RawRandomState | None = None
+        self._resumed = False
         self._saved_random_state: dict[str, Any] | None = None
 
     def make_optimizer(self) -> torch.optim.Optimizer:
@@ -100,6 +103,11 @@ class Trainer:
         limit = config.max_faces_per_batch and self._size_limit(config.max_faces_per_batch) * processes
         sampler = BatchSampler(examples.sizes, size if whole else min(size, len(examples)), seed, limit, weights)
         return BatchLoader(examples, self.objective, sampler, self.accelerator.process_index, processes)
+
+    def _val_loader(self) -> BatchLoader:
+        if self.val_examples is None:
+            raise TrainingError("there is nothing to validate on: give val_dataset")
+        return self._loader(self.val_examples, None, self.config.seed, whole=False)
 
     def _size_limit(self, faces: int) -> int:
         """The size, in what `examples.sizes` counts, that `faces` faces have."""
@@ -148,7 +156,7 @@ class Trainer:
 
     def _begin(self) -> None:
         others = self.checkpoints.steps()
-        if self.step == 0 and others:
+        if self.step == 0 and others and not self._resumed:
             what = f"{self.folder} has the checkpoints of a run up to step {others[-1]}"
             raise TrainingError(f"{what}: go on with it (resume), or choose another folder, or remove it")
         self.model.train()
@@ -189,7 +197,7 @@ class Trainer:
     @no_type_check
     def _backward(self, batch: LoadedBatch, total: float, last: bool) -> Tensor:
         """Adds the gradient of this batch's part of the mean over all batches and processes; gives that part."""
-        share = batch.weight / total
+        share = batch.weight / total if total else 0.0  # nothing but meshes that vanish on the grid: no gradient
         moved = self.objective.to_device(batch.batch, self.device)
         with contextlib.nullcontext() if last else self.accelerator.no_sync(self.module):
             result = self.module(moved)
@@ -265,9 +273,7 @@ class Trainer:
 
     def validate(self) -> dict[str, float]:
         """Mean figures over `val_num_batches` batches of validation data, always the same; the model keeps its mode."""
-        if self.val_examples is None:
-            raise TrainingError("there is nothing to validate on: give val_dataset")
-        loader = self._loader(self.val_examples, None, self.config.seed, whole=False)
+        loader = self._val_loader()
         meter, model = Meter(self.accelerator), self.ema_model if self.config.val_with_ema else self.model
         seed = self.config.seed + self.accelerator.process_index
         with torch.no_grad(), evaluating(model), own_randomness(seed), self.accelerator.autocast():
@@ -347,7 +353,7 @@ class Trainer:
             if before != value:
                 what = f"{where}: {name} was {before}, is now {value}"
                 warnings.warn(f"{what}; the run goes on, but not as it would have", stacklevel=3)
-        self.step = state.step
+        self.step, self._resumed = state.step, True
         random_states = state.values["random"]
         if self.accelerator.process_index < len(random_states):
             self._saved_random_state = random_states[self.accelerator.process_index]
