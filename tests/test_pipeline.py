@@ -11,7 +11,7 @@ from meshgpt.errors import CheckpointError, GenerationError
 from meshgpt.mesh.canonical import canonicalize
 from meshgpt.mesh.mesh import Mesh
 from meshgpt.mesh.topology import topology_report
-from meshgpt.pipeline import MeshPipeline, MeshPipelineConfig
+from meshgpt.pipeline import CANDIDATE_STRIDE, GeneratedMesh, MeshPipeline, MeshPipelineConfig
 from meshgpt.tokenizers.autoencoder import MeshAutoencoder
 from meshgpt.tokenizers.coordinates import CoordinateTokenizer
 from meshgpt.transformer.transformer import MeshTransformer
@@ -112,18 +112,18 @@ def test_faces_are_streamed_with_the_number_of_their_mesh(pipeline):
 
 
 def test_of_several_candidates_the_one_with_the_fewest_faults_is_kept(pipeline):
-    def faults(mesh: Mesh) -> float:
-        report = topology_report(mesh)
-        return (report.boundary_edges + report.nonmanifold_edges) / report.edges
+    def faults(item: GeneratedMesh) -> tuple[bool, float]:
+        report = topology_report(item.mesh)
+        return item.stopped_by != "end", (report.boundary_edges + report.nonmanifold_edges) / report.edges
 
-    options = {"seed": 0, "num_meshes": 3, "max_faces": 40}
-    plain = [item for item in pipeline.generate(**options)]
-    best = [item for item in pipeline.generate(**options, candidates=3)]
-    for one, kept in zip(plain, best, strict=True):
-        assert one.seed == kept.seed
-        assert (kept.stopped_by != "end", faults(kept.mesh)) <= (one.stopped_by != "end", faults(one.mesh))
-    assert any(not same(one.mesh, kept.mesh) for one, kept in zip(plain, best, strict=True))
-    assert same(pipeline.generate(seed=1, candidates=3, max_faces=40)[0].mesh, best[1].mesh)
+    options = {"num_meshes": 3, "max_faces": 25}
+    rounds = [pipeline.generate(seed=CANDIDATE_STRIDE * number, **options) for number in range(3)]
+    kept = pipeline.generate(seed=0, candidates=3, **options)
+    for index, item in enumerate(kept):
+        assert item.seed == index
+        assert faults(item) == min(faults(candidates[index]) for candidates in rounds)
+        assert any(same(item.mesh, candidates[index].mesh) for candidates in rounds)
+    assert same(pipeline.generate(seed=1, candidates=3, max_faces=25)[0].mesh, kept[1].mesh)
 
 
 def test_running_out_of_room_is_said_and_loses_nothing(pipeline):
