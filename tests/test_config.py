@@ -2,6 +2,7 @@
 
 from dataclasses import FrozenInstanceError, dataclass, field
 
+import numpy as np
 import pytest
 
 from meshgpt.config import Config, resolve_config
@@ -15,13 +16,39 @@ class Inner(Config):
 
 @dataclass(frozen=True)
 class Outer(Config):
-    dims: tuple[int, ...] = (1, 2)
+    dims: tuple[int | tuple[int, ...], ...] = (1, 2)
     rate: float = 0.5
     inner: Inner = field(default_factory=Inner)
     maybe: Inner | None = None
 
     def validate(self) -> None:
         self.require(0 <= self.rate <= 1, "rate", "lie in 0..1")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"rate": "0.5"}, "rate must be a number, got '0.5'"),
+        ({"rate": True}, "rate must be a number, got True"),
+        ({"dims": 3}, "dims must be a list, got 3"),
+        ({"dims": ["3"]}, r"dims must be a list, got \('3',\)"),
+        ({"inner": {"depth": 2.5}}, "Inner.depth must be a whole number, got 2.5"),
+        ({"maybe": 1}, "maybe must be a Inner or None, got 1"),
+    ],
+)
+def test_a_value_of_another_kind_is_refused(values, message):
+    with pytest.raises(ConfigError, match=message):
+        Outer.from_dict(values)
+
+
+def test_a_config_that_is_made_directly_is_checked_too():
+    with pytest.raises(ConfigError, match="Inner.depth must be a whole number, got 'no'"):
+        Inner(depth="no")  # type: ignore[arg-type]
+
+
+def test_numbers_of_numpy_become_plain_ones():
+    config = Outer(dims=(np.int64(3),), rate=np.float32(0.5))  # type: ignore[arg-type]
+    assert Outer.from_json(config.to_json()) == config and type(config.rate) is float
 
 
 def test_a_config_survives_json_and_plain_values():
