@@ -8,8 +8,9 @@ from torch import nn
 from toy_tokenizers import PairTokenizer, RawTokenizer
 
 from meshgpt.data.batch import MeshBatch
-from meshgpt.errors import CodesError, ConfigError, GenerationError
+from meshgpt.errors import CodesError, ConfigError, GenerationError, MeshError
 from meshgpt.tokenizers.autoencoder import MeshAutoencoder
+from meshgpt.tokenizers.coordinates import CoordinateTokenizer
 from meshgpt.transformer.config import LayerSpec, MeshTransformerConfig
 from meshgpt.transformer.heads import CodeEmbedding, CodeHead, digit_bases
 from meshgpt.transformer.recurrence import Recurrence, gated_scan
@@ -502,6 +503,17 @@ def test_codes_that_do_not_fit_are_refused_with_their_place():
         model.losses(torch.zeros(1, 6))
     with pytest.raises(CodesError, match="neither codes nor both vertices and faces"):
         model(vertices=torch.zeros(1, 3, 3))
+
+
+def test_meshes_that_the_tokenizer_cannot_take_are_refused():
+    tokenizer = CoordinateTokenizer()
+    model = MeshTransformer(tokenizer, **SMALL)
+    vertices, faces = torch.rand(1, 4, 3), torch.tensor([[[0, 1, 2], [0, 2, 3]]])
+    assert model(vertices=vertices, faces=faces).isfinite()
+    with pytest.raises(MeshError, match=r"faces must be integers \(1, nf, 3\) \[triangles\], got \(1, 1, 4\)"):
+        model(vertices=vertices, faces=torch.tensor([[[0, 1, 2, 3]]]))
+    with pytest.raises(MeshError, match="not finite"):
+        model(vertices=vertices * torch.nan, faces=faces)
 
 
 def test_texts_for_an_unconditional_model_are_refused():

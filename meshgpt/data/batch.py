@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, no_type_check
 
 import numpy as np
 import torch
@@ -116,6 +116,27 @@ class MeshBatch:
         faces = self.faces.split(self.face_counts.tolist())
         local = [torch.where(f < 0, -1, f - s) for f, s in zip(faces, starts, strict=True)]
         return [Mesh(v, f) for v, f in zip(vertices, local, strict=True)]
+
+
+@no_type_check
+def checked_batch(vertices, faces, corners: int, face_edges=None, pad_id: int = -1) -> MeshBatch:
+    """A `MeshBatch` of padded tensors of anybody's, whose faces have `corners` corners.
+
+    Raises `MeshError` for what is no tensor, of another shape or kind, and for vertices in use that are not finite.
+    """
+    if not (torch.is_tensor(vertices) and torch.is_tensor(faces)):
+        kinds = f"{type(vertices).__name__}, {type(faces).__name__}"
+        raise MeshError(f"vertices and faces must be tensors, got {kinds}")
+    if vertices.ndim != 3 or vertices.shape[-1] != 3 or not vertices.is_floating_point():
+        raise MeshError(f"vertices must be floats (b, nv, 3), got {tuple(vertices.shape)} of {vertices.dtype}")
+    if faces.ndim != 3 or faces.shape[-1] != corners or faces.is_floating_point() or len(faces) != len(vertices):
+        expected = f"integers ({len(vertices)}, nf, {corners}) [{'quads' if corners == 4 else 'triangles'}]"
+        raise MeshError(f"faces must be {expected}, got {tuple(faces.shape)} of {faces.dtype}")
+    batch = MeshBatch.from_padded(vertices.float(), faces.long(), face_edges, pad_id)
+    used = batch.corner_indices.unique()
+    if not bool(batch.vertices[used].isfinite().all()):
+        raise MeshError("a vertex that a face uses is not finite")
+    return batch
 
 
 def padded_face_mask(faces: Int[Tensor, "b nf k"], pad_id: int = -1) -> Bool[Tensor, "b nf"]:

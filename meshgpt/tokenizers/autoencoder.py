@@ -12,8 +12,8 @@ from torch.utils.checkpoint import checkpoint
 
 from meshgpt.checkpoint import Pretrained
 from meshgpt.config import resolve_config
-from meshgpt.data.batch import MeshBatch
-from meshgpt.errors import CodesError, MeshError
+from meshgpt.data.batch import MeshBatch, checked_batch
+from meshgpt.errors import CodesError
 from meshgpt.mesh.canonical import dequantize, quantize
 from meshgpt.mesh.grammar import OrderGrammar
 from meshgpt.tokenizers.autoencoder_config import MeshAutoencoderConfig
@@ -239,20 +239,7 @@ class MeshAutoencoder(nn.Module, MeshTokenizer, Pretrained):
     @no_type_check
     def packed(self, vertices, faces, face_edges=None):
         """A checked `MeshBatch` of padded tensors, on the model's device."""
-        if not (torch.is_tensor(vertices) and torch.is_tensor(faces)):
-            kinds = f"{type(vertices).__name__}, {type(faces).__name__}"
-            raise MeshError(f"vertices and faces must be tensors, got {kinds}")
-        k = self.corners
-        if vertices.ndim != 3 or vertices.shape[-1] != 3 or not vertices.is_floating_point():
-            raise MeshError(f"vertices must be floats (b, nv, 3), got {tuple(vertices.shape)} of {vertices.dtype}")
-        if faces.ndim != 3 or faces.shape[-1] != k or faces.is_floating_point() or len(faces) != len(vertices):
-            expected = f"integers ({len(vertices)}, nf, {k}) [{'quads' if k == 4 else 'triangles'}]"
-            raise MeshError(f"faces must be {expected}, got {tuple(faces.shape)} of {faces.dtype}")
-        batch = MeshBatch.from_padded(vertices.float(), faces.long(), face_edges, self.config.pad_id)
-        used = batch.corner_indices.unique()
-        if not bool(batch.vertices[used].isfinite().all()):
-            raise MeshError("a vertex that a face uses is not finite")
-        return batch.to(self.device)
+        return checked_batch(vertices, faces, self.corners, face_edges, self.config.pad_id).to(self.device)
 
     def _bins(self, vertices: Tensor) -> Int[Tensor, "nv 3"]:
         return quantize(torch.nan_to_num(vertices), self.num_discrete_coors, *self.config.coor_continuous_range)

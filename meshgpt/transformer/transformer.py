@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from meshgpt.checkpoint import Pretrained
 from meshgpt.config import resolve_config
-from meshgpt.data.batch import MeshBatch
+from meshgpt.data.batch import checked_batch
 from meshgpt.errors import CodesError, ConfigError, GenerationError
 from meshgpt.tokenizers.tokenizer import MeshTokenizer
 from meshgpt.transformer.config import MeshTransformerConfig
@@ -90,13 +90,17 @@ class MeshTransformer(FaceWriter, Pretrained):
 
     @typing.no_type_check
     def codes_of(self, vertices, faces, face_edges=None):
-        """Codes (b n), padded -1, of padded meshes by the tokenizer, which is in evaluation mode for that time only."""
+        """Codes (b n), padded -1, of padded meshes by the tokenizer, which is in evaluation mode for that time only.
+
+        Raises `MeshError` for meshes that the tokenizer cannot take.
+        """
         if vertices is None or faces is None:
             raise CodesError(
                 "neither codes nor both vertices and faces are given: pass codes=, or vertices= and faces="
             )
         with torch.no_grad(), as_in_evaluation(self.tokenizer) as tokenizer:
-            batch = MeshBatch.from_padded(vertices, faces, face_edges).to(tokenizer_device(tokenizer, self.device))
+            batch = checked_batch(vertices, faces, tokenizer.corners, face_edges)
+            batch = batch.to(tokenizer_device(tokenizer, self.device))
             return tokenizer.codes_from_batch(batch).to(self.device)
 
     @typing.no_type_check
