@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from meshgpt import __version__
+from meshgpt.cli import generate as cli_generate
 from meshgpt.cli.generate import Saved, save_page
 from meshgpt.cli.main import main, parser
 from meshgpt.errors import (
@@ -268,6 +269,8 @@ def test_resuming_from_nothing_is_an_error(tmp_path):
         ("zzzzz=1", "fields: .*attn_heads"),
         ("learning_rate", "write FIELD=VALUE"),
         ("num_train_steps=0", "num_train_steps must be at least 1"),
+        ("quads=False", "quads must be true or false, got 'False'"),
+        ("checkpoint_folder=there", "the folder of a run is named by --out"),
     ],
 )
 def test_a_setting_that_is_none_is_named(tmp_path, change, message):
@@ -300,6 +303,39 @@ def test_generate_goes_on_from_a_begun_mesh(runs, tiny_meshes, tmp_path, capsys)
     words = ["generate", "--model", str(runs / "m" / "pipeline"), "-n", "1", "--seed", "0", "--max-faces", "8"]
     assert main([*words, "--prompt", str(tmp_path / "begun.obj"), "-o", str(tmp_path), "--format", "obj"]) == 0
     assert "seed-0.obj: seed 0" in capsys.readouterr().out
+
+
+def test_a_format_that_cannot_be_written_is_refused_before_anything_is_generated(runs, tmp_path, monkeypatch):
+    monkeypatch.setattr(MeshPipeline, "generate", None)
+    words = ["generate", "--model", str(runs / "m" / "pipeline"), "-o", str(tmp_path), "--debug"]
+    with pytest.raises(MeshFileError, match="--format fbx: meshes are written as obj, glb"):
+        main([*words, "--format", "fbx"])
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileExistsError):
+        main([*words, "-o", str(tmp_path / "file")])
+
+
+@pytest.mark.filterwarnings("ignore:.*were cut off")
+def test_what_was_generated_before_an_interruption_is_saved(runs, tmp_path, monkeypatch):
+    generate, calls = MeshPipeline.generate, []
+
+    def interrupted(self, **options):
+        calls.append(options["seed"])
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return generate(self, **options)
+
+    monkeypatch.setattr(cli_generate, "AT_ONCE", 2)
+    monkeypatch.setattr(MeshPipeline, "generate", interrupted)
+    words = ["generate", "--model", str(runs / "m" / "pipeline"), "--seed", "5", "-n", "9", "--max-faces", "4"]
+    assert main([*words, "-o", str(tmp_path)]) == 130
+    assert calls == [5, 7, 9] and {path.name for path in tmp_path.iterdir()} == {f"seed-{n}.glb" for n in range(5, 9)}
+
+
+def test_settings_of_a_foreign_transformer_come_from_its_file(tmp_path):
+    words = ["import-checkpoint", "transformer", "peer.pt", "-o", str(tmp_path), "--set", "dim=64", "--debug"]
+    with pytest.raises(ConfigError, match="a transformer's fields are read from the file"):
+        main(words)
 
 
 def test_a_text_prompt_is_refused_with_the_reason(tmp_path, capsys):

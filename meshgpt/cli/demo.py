@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from meshgpt.cli.generate import Saved, save_all, save_page
+from meshgpt.cli.generate import Saved, check_output, save_all, save_page
 
 if TYPE_CHECKING:
     from meshgpt.pipeline import GeneratedMesh
@@ -28,6 +28,7 @@ def run(arguments: argparse.Namespace) -> None:
     from meshgpt.mesh.picture import contact_sheet, save_png
     from meshgpt.pipeline import MeshPipeline
 
+    check_output(arguments.out, "glb")
     pipe = MeshPipeline.from_pretrained(arguments.model)
     options = {} if arguments.max_faces is None else {"max_faces": arguments.max_faces}
     start = time.perf_counter()

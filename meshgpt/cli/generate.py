@@ -1,16 +1,18 @@
 """`meshgpt generate`: meshes out of a model, as files, with what they came from written into them."""
 
 import argparse
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from meshgpt.errors import GenerationError
+from meshgpt.errors import GenerationError, MeshFileError
 
 if TYPE_CHECKING:
     from meshgpt.mesh.mesh import Mesh
     from meshgpt.pipeline import GeneratedMesh
 
+AT_ONCE = 16  # meshes written side by side
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", "max_faces")
 
 
@@ -41,17 +43,29 @@ def run(arguments: argparse.Namespace) -> None:
             f"text conditioning is not in the model '{arguments.model}', which writes meshes from a seed or from a"
             f" begun mesh (--prompt): leave {arguments.text!r} out"
         )
+    check_output(arguments.out, arguments.format)
     pipe = MeshPipeline.from_pretrained(arguments.model, device=arguments.device)
     options = {name: getattr(arguments, name) for name in SAMPLING if getattr(arguments, name) is not None}
     prompt = None if arguments.prompt is None else read_prompt(arguments.prompt)
-    written = pipe.generate(
-        seed=arguments.seed, num_meshes=arguments.num_meshes, prompt=prompt, progress=True, **options
-    )
-    saved = save_all(written, arguments.out, arguments.format, {"model": str(arguments.model), **options})
-    for item in saved:
-        print(f"{item.path or 'nothing'}: {item.caption}")
+    seed, saved = secrets.randbelow(2**31) if arguments.seed is None else arguments.seed, []
+    for start in range(0, max(arguments.num_meshes, 1), AT_ONCE):  # each part is saved before the next is begun
+        count = min(arguments.num_meshes - start, AT_ONCE)
+        written = pipe.generate(seed=seed + start, num_meshes=count, prompt=prompt, progress=True, **options)
+        part = save_all(written, arguments.out, arguments.format, {"model": str(arguments.model), **options})
+        for item in part:
+            print(f"{item.path or 'nothing'}: {item.caption}", flush=True)
+        saved += part
     if arguments.view:
         print(f"look at them: {save_page(saved, arguments.out / 'index.html', f'meshgpt {arguments.model}')}")
+
+
+def check_output(folder: Path, extension: str) -> None:
+    """Makes the folder; raises `MeshFileError` for a format that cannot be written, before anybody waits for meshes."""
+    from meshgpt.mesh.files import FORMATS
+
+    if extension.lower().lstrip(".") not in FORMATS:
+        raise MeshFileError(f"--format {extension}: meshes are written as {', '.join(FORMATS)}")
+    folder.mkdir(parents=True, exist_ok=True)
 
 
 def read_prompt(path: Path) -> "Mesh":

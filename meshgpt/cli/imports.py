@@ -5,6 +5,7 @@ from pathlib import Path
 
 from meshgpt.cli.inputs import named_tokenizer
 from meshgpt.cli.settings import add_changes, changed
+from meshgpt.errors import ConfigError
 
 
 def add_commands(commands: argparse._SubParsersAction, shared: argparse.ArgumentParser) -> None:
@@ -26,6 +27,9 @@ def run(arguments: argparse.Namespace) -> None:
     from meshgpt.transformer.import_checkpoint import import_autoencoder, import_transformer
 
     if arguments.part == "transformer":
+        if arguments.changes:
+            what = f"--set {arguments.changes[0]}: a transformer's fields are read from the file"
+            raise ConfigError(f"{what}; --set is for an autoencoder")
         tokenizer = named_tokenizer(arguments.tokenizer)
         model, report = import_transformer(arguments.file, tokenizer, arguments.attn_heads)
     else:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from meshgpt.cli.inputs import named_tokenizer
 from meshgpt.cli.settings import add_changes, changed
-from meshgpt.errors import DataError, TrainingError
+from meshgpt.errors import ConfigError, DataError, TrainingError
 
 if TYPE_CHECKING:
     from meshgpt.data.augment import Augmentation
@@ -102,6 +102,8 @@ def datasets(arguments: argparse.Namespace) -> "tuple[MeshDataset, MeshDataset |
     """What is trained on and what is held out: the splits of the data set, or a tenth of its families."""
     from meshgpt.data.dataset import MeshDataset
 
+    if any(change.startswith("checkpoint_folder=") for change in arguments.changes):
+        raise ConfigError("--set checkpoint_folder: the folder of a run is named by --out")
     data = MeshDataset(arguments.data)
     data = data if arguments.max_faces is None else data.filter(max_faces=arguments.max_faces)
     if not len(data):
