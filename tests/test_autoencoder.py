@@ -12,6 +12,7 @@ from meshgpt.mesh.mesh import Mesh
 from meshgpt.mesh.topology import derive_face_edges_from_faces
 from meshgpt.tokenizers.autoencoder import MeshAutoencoder, smoothed_bins, without_unused_vertices
 from meshgpt.tokenizers.encoder import FaceEmbedding
+from meshgpt.transformer.transformer import MeshTransformer
 
 TINY = {
     "dim_codebook": 24,
@@ -70,6 +71,23 @@ def test_real_meshes_come_back_exactly(tiny_meshes):
         ids = autoencoder.encode(mesh)
         assert ids.ndim == 1 and len(ids) % autoencoder.tokens_per_face == 0
         assert canonicalize(autoencoder.decode(ids)) == canonicalize(mesh.normalized())
+
+
+def test_another_range_of_coordinates_changes_padded_tensors_and_no_code(grids):
+    usual, half = MeshAutoencoder(**TINY), MeshAutoencoder(**TINY, coor_continuous_range=(0.0, 0.5))
+    half.load_state_dict(usual.state_dict())
+    batch = padded(grids)
+    moved = {"vertices": (batch["vertices"] + 1) / 4, "faces": batch["faces"]}
+    codes = usual.tokenize(**batch)
+    assert torch.equal(half.tokenize(**moved), codes)
+    assert torch.allclose(half(**moved), usual(**batch), atol=1e-5)
+    assert torch.equal(half.encode(grids[0]), usual.encode(grids[0]))
+    assert canonicalize(half.decode(half.encode(grids[0]))) == canonicalize(grids[0])
+    expected = (usual.decode_from_codes_to_faces(codes)[0] + 1) / 4
+    decoded, mask = half.decode_from_codes_to_faces(codes)
+    assert torch.allclose(decoded[mask], expected[mask], atol=1e-6)
+    transformer = MeshTransformer(half, dim=16, attn_depth=1, fine_attn_depth=1, max_seq_len=3000)
+    assert torch.equal(transformer.codes_of(**moved), codes.flatten(1))
 
 
 def test_quads_come_back_as_quads():

@@ -53,7 +53,7 @@ class MeshAutoencoder(nn.Module, MeshTokenizer, Pretrained):
         super().__init__()
         self.config = config = resolve_config(MeshAutoencoderConfig, config, fields)
         self.vocab_size, self.corners = config.codebook_size, config.corners
-        self.num_discrete_coors = config.num_discrete_coors
+        self.num_discrete_coors, self.coordinate_range = config.num_discrete_coors, config.coor_continuous_range
         self.tokens_per_face = config.corners * config.num_quantizers
         self.encoder = MeshEncoder(config)
         self.quantizer = LookupFreeQuantizer(config) if config.use_residual_lfq else VectorQuantizer(config)
@@ -228,7 +228,7 @@ class MeshAutoencoder(nn.Module, MeshTokenizer, Pretrained):
         return self.decode_vertices(features, signs, corners, mask).argmax(dim=-1)[corners]
 
     def reconstruct(self, batch: MeshBatch) -> Float[Tensor, "nf k 3"]:
-        """Corner coordinates that the decoder gives for a packed batch, without going through codes."""
+        """Corner coordinates, in `coor_continuous_range`, that the decoder gives for a packed batch, without codes."""
         quantized, _ = self.encode_vertices(batch)
         logits = self.decode_vertices(quantized.features, quantized.signs, batch.corner_indices, batch.face_mask)
         bins = logits.argmax(dim=-1)[batch.corner_indices]
@@ -238,11 +238,15 @@ class MeshAutoencoder(nn.Module, MeshTokenizer, Pretrained):
 
     @no_type_check
     def packed(self, vertices, faces, face_edges=None):
-        """A checked `MeshBatch` of padded tensors, on the model's device."""
-        return checked_batch(vertices, faces, self.corners, face_edges, self.config.pad_id).to(self.device)
+        """A checked `MeshBatch`, in [-1, 1], of padded tensors in `coor_continuous_range`, on the model's device."""
+        batch = checked_batch(vertices, faces, self.corners, face_edges, self.config.pad_id).to(self.device)
+        low, high = self.coordinate_range
+        if (low, high) == (-1.0, 1.0):
+            return batch
+        return replace(batch, vertices=(batch.vertices - low) / (high - low) * 2 - 1)
 
     def _bins(self, vertices: Tensor) -> Int[Tensor, "nv 3"]:
-        return quantize(torch.nan_to_num(vertices), self.num_discrete_coors, *self.config.coor_continuous_range)
+        return quantize(torch.nan_to_num(vertices), self.num_discrete_coors)
 
     def _padded_codes(self, codes: Tensor, batch: MeshBatch, faces: Tensor) -> Int[Tensor, "b c q"]:
         per_face = codes[batch.corner_indices]

@@ -9,7 +9,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from meshgpt.data.batch import MeshBatch
+from meshgpt.data.batch import MeshBatch, checked_batch
 from meshgpt.errors import CodesError, MeshError
 from meshgpt.mesh.canonical import canonicalize
 from meshgpt.mesh.mesh import Mesh
@@ -25,11 +25,12 @@ class MeshTokenizer(ABC):
     tokens_per_face: int | None  # None where it varies
     corners: int  # per face: 3, or 4 with quads
     num_discrete_coors: int
+    coordinate_range: tuple[float, float] = (-1.0, 1.0)  # of padded tensors that come in and go out
     grammar: Any = None  # which next tokens can still become a valid mesh, where the tokenizer can say
 
     @abstractmethod
     def codes_from_batch(self, batch: MeshBatch) -> Int[Tensor, "b n"]:
-        """Flat ids of each mesh, padded with -1."""
+        """Flat ids of each mesh, whose coordinates lie in [-1, 1], padded with -1."""
 
     @abstractmethod
     def decode_from_codes_to_faces(
@@ -40,6 +41,11 @@ class MeshTokenizer(ABC):
     @abstractmethod
     def decode_faces_alone(self, codes: Int[Tensor, "f t"]) -> Float[Tensor, "f k 3"]:
         """Corner coordinates of single faces, each decoded without its neighbours."""
+
+    @no_type_check
+    def packed(self, vertices, faces, face_edges=None):
+        """A checked `MeshBatch`, in [-1, 1], of padded tensors: vertices (b, nv, 3), faces (b, nf, k) filled with -1."""
+        return checked_batch(vertices, faces, self.corners, face_edges)
 
     @no_type_check
     def encode(self, mesh):
@@ -74,7 +80,10 @@ class MeshTokenizer(ABC):
             return Mesh(np.zeros((0, 3)), np.zeros((0, self.corners), dtype=np.int64))
         if int(ids.min()) < 0:
             raise CodesError("decode takes ids without padding, got -1: cut the padding off first")
-        coordinates, mask = self.decode_from_codes_to_faces(ids[None].long())
+        coordinates, _ = self.decode_from_codes_to_faces(ids[None].long())
+        low, high = self.coordinate_range
+        if (low, high) != (-1.0, 1.0):
+            coordinates = (coordinates.double() - low) / (high - low) * 2 - 1
         return mesh_from_codes(coordinates[0], rearrange(ids, "(c q) -> c q", c=coordinates.shape[1] * self.corners))
 
     def check_codes(self, codes: Tensor) -> None:

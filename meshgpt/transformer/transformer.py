@@ -12,7 +12,6 @@ from tqdm import tqdm
 
 from meshgpt.checkpoint import Pretrained
 from meshgpt.config import resolve_config
-from meshgpt.data.batch import checked_batch
 from meshgpt.errors import CodesError, ConfigError, GenerationError
 from meshgpt.tokenizers.tokenizer import MeshTokenizer
 from meshgpt.transformer.config import MeshTransformerConfig
@@ -99,7 +98,7 @@ class MeshTransformer(FaceWriter, Pretrained):
                 "neither codes nor both vertices and faces are given: pass codes=, or vertices= and faces="
             )
         with torch.no_grad(), as_in_evaluation(self.tokenizer) as tokenizer:
-            batch = checked_batch(vertices, faces, tokenizer.corners, face_edges)
+            batch = tokenizer.packed(vertices, faces, face_edges)
             batch = batch.to(tokenizer_device(tokenizer, self.device))
             return tokenizer.codes_from_batch(batch).to(self.device)
 
