@@ -37,14 +37,19 @@ def run(arguments: argparse.Namespace) -> None:
     saved = save_all(written, arguments.out, "glb", {"model": str(arguments.model), **options})
     page = save_page(saved, arguments.out / "index.html", f"meshgpt demo: {arguments.model}")
     sheet = save_png(contact_sheet([item.mesh for item in saved if item.path]), arguments.out / "contact_sheet.png")
-    lines = list(summary(written, saved, seconds))
+    lines = list(summary(written, saved, seconds, pipe.config.candidates))
     print("\n".join(lines))
     (arguments.out / "summary.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(f"files: {arguments.out}/seed-*.glb\npicture: {sheet}\nviewer: {page}")
 
 
-def summary(written: "list[GeneratedMesh]", saved: list[Saved], seconds: float) -> Iterator[str]:
-    """Lines of text: each mesh, then how many are valid, and how many copy a mesh of the training set."""
+def summary(
+    written: "list[GeneratedMesh]", saved: list[Saved], seconds: float, candidates: int = 1
+) -> Iterator[str]:
+    """Lines of text: each mesh, then how many are valid, and how many copy a mesh of the training set.
+
+    candidates: of how many each mesh was chosen, which the figures below then speak of.
+    """
     from meshgpt.data.dataset import MeshDataset
     from meshgpt.evaluation.copies import CopyFinder
     from meshgpt.mesh.topology import topology_report
@@ -59,7 +64,8 @@ def summary(written: "list[GeneratedMesh]", saved: list[Saved], seconds: float) 
         notes += [] if copy is None else [f"{'is' if copy.exact else 'is like'} '{names[copy.index]}'"]
         yield f"  {item.caption:<28} {', '.join(notes)}"
     faces = sum(report.faces for report in reports)
-    yield f"{len(written)} meshes, {faces} faces, in {seconds:.1f} s ({faces / seconds:.0f} faces a second)"
+    chosen = f"; each was chosen from {candidates}, for its closed edges" if candidates > 1 else ""
+    yield f"{len(written)} meshes, {faces} faces, in {seconds:.1f} s{chosen}"
     sound = sum(r.faces > 0 and not r.degenerate_faces and not r.duplicate_faces for r in reports)
     wound = sum(report.faces > 0 and report.consistently_wound for report in reports)
     closed = sum(report.watertight for report in reports)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from meshgpt.pipeline import GeneratedMesh
 
 AT_ONCE = 16  # meshes written side by side
-SAMPLING = ("temperature", "top_k", "top_p", "min_p", "max_faces")
+SAMPLING = ("temperature", "top_k", "top_p", "min_p", "max_faces", "candidates")
 
 
 def add_commands(commands: argparse._SubParsersAction, shared: argparse.ArgumentParser) -> None:
@@ -30,6 +30,7 @@ def add_commands(commands: argparse._SubParsersAction, shared: argparse.Argument
     generate.add_argument("--top-p", type=float, help="choose among the codes that make up this probability")
     generate.add_argument("--min-p", type=float, help="choose among codes of this share of the likeliest one's")
     generate.add_argument("--max-faces", type=int, help="stop a mesh here")
+    generate.add_argument("--candidates", type=int, help="write so many of each, keep the one of most closed edges")
     generate.add_argument("--device", default="cpu", help="cpu, cuda, mps (default: cpu)")
     generate.add_argument("--view", action="store_true", help="write index.html beside the meshes, to look at them")
     generate.set_defaults(run=run)

@@ -44,7 +44,7 @@ class MeshTokenizer(ABC):
 
     @no_type_check
     def packed(self, vertices, faces, face_edges=None):
-        """A checked `MeshBatch`, in [-1, 1], of padded tensors: vertices (b, nv, 3), faces (b, nf, k) filled with -1."""
+        """A checked `MeshBatch`, in [-1, 1], of padded tensors: vertices (b, nv, 3), faces (b, nf, k) with -1."""
         return checked_batch(vertices, faces, self.corners, face_edges)
 
     @no_type_check
