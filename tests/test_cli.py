@@ -286,7 +286,8 @@ def test_training_on_no_mesh_is_an_error(tmp_path):
 @pytest.mark.filterwarnings("ignore:.*were cut off")
 def test_generate_writes_files_that_say_how_they_came_about(runs, tmp_path, capsys):
     words = ["generate", "--model", str(runs / "m" / "pipeline"), "-n", "2", "--seed", "7", "--max-faces", "6"]
-    assert main([*words, "--temperature", "0.9", "--candidates", "1", "-o", str(tmp_path), "--view"]) == 0
+    words += ["--candidates", "1"]
+    assert main([*words, "--temperature", "0.9", "-o", str(tmp_path), "--view"]) == 0
     shown = capsys.readouterr().out
     assert "seed 7," in shown and "seed 8," in shown and (tmp_path / "index.html").exists()
     saved = (tmp_path / "seed-7.glb").read_bytes()

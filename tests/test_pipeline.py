@@ -63,6 +63,13 @@ def test_finishing_welds_drops_and_winds(pipeline, tetrahedron):
     assert ((centres * mesh.face_vectors).sum(axis=1) > 0).all()
 
 
+def test_faces_without_area_are_dropped(pipeline, tetrahedron):
+    vertices = [*tetrahedron.vertices.tolist(), [0.45, 0, 0]]
+    flat = Mesh(vertices, [*tetrahedron.faces.tolist(), [0, 4, 1]])
+    mesh = pipeline.finished(pipeline.tokenizer.encode(flat))
+    assert mesh.num_faces == 4 and mesh.num_vertices == 4 and (mesh.face_areas > 0).all()
+
+
 def test_a_seed_gives_one_mesh_whatever_else_is_written(pipeline):
     together = quietly(pipeline, seed=5, num_meshes=4)
     in_batches = quietly(pipeline, seed=5, num_meshes=4, batch_size=3)
