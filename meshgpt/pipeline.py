@@ -59,8 +59,8 @@ class GeneratedMesh:
 class MeshPipeline:
     """Writes meshes: `MeshPipeline.from_pretrained("lowpoly")(seed = 0, num_meshes = 4)` -> list of `Mesh`.
 
-    A mesh comes out welded, without duplicate faces or such as have no area, wound consistently where that is possible, standing
-    on the ground (y = 0), its longest side about 1.9.
+    A mesh comes out welded, without duplicate faces or such as have no area, wound consistently where that is possible,
+    standing on the ground (y = 0), its longest side about 1.9.
     """
 
     config_class, part = MeshPipelineConfig, "pipeline"
