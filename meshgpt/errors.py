@@ -9,9 +9,11 @@
     ├── DataError (ValueError)              a data set or a batch that cannot be used
     │   └── DataIndexError (IndexError)     an index beyond the end of a data set
     ├── GenerationError (ValueError)        a request that generation cannot serve
+    │   └── ConditionError                  a text, category, cloud or budget that the model cannot take
     ├── CheckpointError (RuntimeError)      a saved model or run that is missing, damaged or of another kind
     ├── TrainingError (RuntimeError)        training that cannot start or go on
     │   └── NonFiniteLossError              the loss became NaN or infinite
+    ├── TextEncoderError (RuntimeError)     a text encoder that is out of reach, damaged, or gives what it should not
     └── MissingExtraError (ImportError)     an optional package is needed: names the extra to install
 """
 
@@ -48,6 +50,10 @@ class GenerationError(MeshGPTError, ValueError):
     """A request that generation cannot serve."""
 
 
+class ConditionError(GenerationError):
+    """A condition that the model cannot take: unknown, malformed, of the wrong number, or of a kind it was not made for."""
+
+
 class CheckpointError(MeshGPTError, RuntimeError):
     """A saved model or run that is missing, damaged or of another kind."""
 
@@ -58,6 +64,10 @@ class TrainingError(MeshGPTError, RuntimeError):
 
 class NonFiniteLossError(TrainingError):
     """The loss became NaN or infinite; names the batch."""
+
+
+class TextEncoderError(MeshGPTError, RuntimeError):
+    """A text encoder that is out of reach, damaged, or gives what it should not; names the ways out."""
 
 
 class MissingExtraError(MeshGPTError, ImportError):

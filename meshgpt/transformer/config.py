@@ -4,14 +4,18 @@ import dataclasses
 from typing import Any, Self
 
 from meshgpt.config import Config
+from meshgpt.transformer.conditions import KINDS
 from meshgpt.transformer.features import FACE_FEATURES
 
-LAYER_KINDS = ("attention", "feedforward", "recurrence")
+LAYER_KINDS = ("attention", "cross_attention", "feedforward", "recurrence")
 
 
 @dataclasses.dataclass(frozen=True)
 class LayerSpec(Config):
-    """`count` layers of one kind: "attention", "feedforward" or "recurrence" (gated, linear)."""
+    """`count` layers of one kind: "attention", "cross_attention" (to what conditions say), "feedforward" or "recurrence".
+
+    Recurrence is gated and linear.
+    """
 
     kind: str
     count: int = 1
@@ -21,10 +25,13 @@ class LayerSpec(Config):
         self.require(self.count >= 1, "count", "be at least 1")
 
 
-def usual_layers(recurrence_before: int, attention: int, recurrence_after: int = 0) -> tuple[LayerSpec, ...]:
-    """Recurrence, then attention and feed-forward in turn, then recurrence."""
+def usual_layers(
+    recurrence_before: int, attention: int, recurrence_after: int = 0, cross: bool = False
+) -> tuple[LayerSpec, ...]:
+    """Recurrence, then attention, cross-attention if asked for, and feed-forward in turn, then recurrence."""
     before, after = ((LayerSpec("recurrence", n),) if n else () for n in (recurrence_before, recurrence_after))
-    return (*before, *(LayerSpec("attention"), LayerSpec("feedforward")) * attention, *after)
+    block = ("attention", "cross_attention", "feedforward") if cross else ("attention", "feedforward")
+    return (*before, *(LayerSpec(kind) for _ in range(attention) for kind in block), *after)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +46,8 @@ class StackSpec:
     ff_mult: float = 4.0
     rotary: bool = True
     num_mem_kv: int = 0
+    cross_num_mem_kv: int = 0
+    adaptive_norm: bool = False
     value_residual: bool = False
     num_residual_streams: int = 1
     flash: bool = True
@@ -82,6 +91,22 @@ class MeshTransformerConfig(Config):
     attn_num_mem_kv: int = 0
     add_value_residual: bool = False
     num_residual_streams: int = 1
+    # what the model can be asked for; see `Conditions`
+    condition_on_text: bool = False
+    text_condition_model_types: tuple[str, ...] = ("minilm",)  # the text encoder's name, see `text_encoder`
+    dim_text: int | None = None  # width of its embeddings; None: known from its name
+    text_condition_cond_drop_prob: float = 0.25  # how often training leaves the text out
+    categories: tuple[str, ...] = ()  # names; none: the model takes no category
+    condition_on_faces: bool = False  # how many faces the mesh should have
+    condition_on_points: bool = False
+    num_point_latents: int = 64
+    point_encoder_depth: int = 2
+    condition_drop_prob: float = 0.25  # how often training leaves each other condition out
+    unconditional_prob: float = 0.1  # how often training leaves all conditions out
+    fine_cross_attend_text: bool = False  # the fine stack attends to conditions as well
+    text_cond_with_film: bool = False  # scales and shifts what the coarse stack reads (arXiv:1709.07871)
+    coarse_adaptive_rmsnorm: bool = False  # norms of the coarse stack scaled by the conditions
+    cross_attn_num_mem_kv: int = 4  # learned keys and values that are there when nothing is asked
     flash_attn: bool = True
     checkpointing: bool = False  # compute activations again in the backward pass
     reversible: bool = False  # reconstruct activations in the backward pass
@@ -118,6 +143,7 @@ class MeshTransformerConfig(Config):
         ):
             self.require(getattr(self, field) >= 0, field, "not be negative")
         self.require(self.code_digits in (1, 2), "code_digits", "be 1 or 2")
+        self._validate_conditions()
         self.require(0.0 <= self.dropout < 1.0, "dropout", "lie in [0, 1)")
         self.require(self.ff_mult > 0, "ff_mult", "be positive")
         unknown = [name for name in self.face_features if name not in FACE_FEATURES]
@@ -127,6 +153,44 @@ class MeshTransformerConfig(Config):
             self.require(self.dropout == 0.0, "dropout", "be 0 with reversible = True")
             self.require(self.num_residual_streams == 1, "num_residual_streams", "be 1 with reversible = True")
 
+    def _validate_conditions(self) -> None:
+        for field in ("text_condition_cond_drop_prob", "condition_drop_prob", "unconditional_prob"):
+            self.require(0.0 <= getattr(self, field) <= 1.0, field, "lie in [0, 1]")
+        for field in ("num_point_latents", "cross_attn_num_mem_kv"):
+            self.require(getattr(self, field) >= 1, field, "be at least 1")
+        self.require(self.point_encoder_depth >= 0, "point_encoder_depth", "not be negative")
+        self.require(len(self.text_condition_model_types) == 1, "text_condition_model_types", "name one text encoder")
+        self.require(len(set(self.categories)) == len(self.categories), "categories", "be different names")
+        if self.condition_on_text:
+            encoder = self.text_condition_model_types[0]
+            known = f"be given for the text encoder '{encoder}', whose width is not known here"
+            self.require((self.dim_text or dim_of(encoder) or 0) >= 1, "dim_text", known)
+        for field in ("fine_cross_attend_text", "text_cond_with_film", "coarse_adaptive_rmsnorm"):
+            needs = "be False for a model that takes no condition (condition_on_text, categories, ...)"
+            self.require(self.is_conditioned or not getattr(self, field), field, needs)
+        crosses = any(layer.kind == "cross_attention" for layer in (*self.coarse_layers, *self.fine_layers))
+        self.require(
+            self.is_conditioned or not crosses, "coarse_layers", "have no cross_attention without a condition to read"
+        )
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of condition that the model takes, of "text", "category", "num_faces" and "points"."""
+        flags = (self.condition_on_text, bool(self.categories), self.condition_on_faces, self.condition_on_points)
+        return tuple(kind for kind, flag in zip(KINDS, flags, strict=True) if flag)
+
+    def takes(self, kind: str) -> bool:
+        return kind in self.kinds
+
+    @property
+    def is_conditioned(self) -> bool:
+        return bool(self.kinds)
+
+    @property
+    def text_width(self) -> int:
+        """Width of text embeddings; only where `condition_on_text`."""
+        return self.dim_text or dim_of(self.text_condition_model_types[0]) or 0
+
     @property
     def dims(self) -> tuple[int, ...]:
         """(coarse, fine) widths."""
@@ -134,13 +198,14 @@ class MeshTransformerConfig(Config):
 
     @property
     def coarse_stack(self) -> StackSpec:
-        usual = usual_layers(self.coarse_pre_gateloop_depth, self.attn_depth, self.coarse_post_gateloop_depth)
-        layers = _kinds(self.coarse_layers or usual)
-        return self._stack(self.dims[0], layers, self.attn_heads, self.attn_dim_head, self.rotary_pos_emb)
+        depths = (self.coarse_pre_gateloop_depth, self.attn_depth, self.coarse_post_gateloop_depth)
+        layers = _kinds(self.coarse_layers or usual_layers(*depths, cross=self.is_conditioned))
+        stack = self._stack(self.dims[0], layers, self.attn_heads, self.attn_dim_head, self.rotary_pos_emb)
+        return dataclasses.replace(stack, adaptive_norm=self.coarse_adaptive_rmsnorm)
 
     @property
     def fine_stack(self) -> StackSpec:
-        layers = _kinds(self.fine_layers or usual_layers(0, self.fine_attn_depth))
+        layers = _kinds(self.fine_layers or usual_layers(0, self.fine_attn_depth, cross=self.fine_cross_attend_text))
         return self._stack(self.dims[1], layers, self.fine_attn_heads, self.fine_attn_dim_head, False)
 
     def _stack(self, dim: int, layers: tuple[str, ...], heads: int, dim_head: int, rotary: bool) -> StackSpec:
@@ -153,12 +218,19 @@ class MeshTransformerConfig(Config):
             ff_mult=self.ff_mult,
             rotary=rotary,
             num_mem_kv=self.attn_num_mem_kv,
+            cross_num_mem_kv=self.cross_attn_num_mem_kv,
             value_residual=self.add_value_residual,
             num_residual_streams=self.num_residual_streams,
             flash=self.flash_attn,
             checkpointing=self.checkpointing,
             reversible=self.reversible,
         )
+
+
+def dim_of(name: str) -> int | None:
+    from meshgpt.text.encoder import dim_of
+
+    return dim_of(name)
 
 
 def _kinds(specs: tuple[LayerSpec, ...]) -> tuple[str, ...]:

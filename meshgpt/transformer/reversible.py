@@ -14,12 +14,12 @@ def run_reversibly(
     x: Float[Tensor, "b n d"],
     branches: Sequence[Branch],
     modules: Sequence[nn.Module],
-    shared: torch.Tensor | None = None,
+    shared: Sequence[torch.Tensor] = (),
     keep: bool = False,
 ) -> Float[Tensor, "b n d"]:
     """Two streams that branches add to in turn, each from the other; their mean (Gomez et al., arXiv:1707.04585).
 
-    `modules`: those that own the parameters of each branch. `shared`: a tensor that branches use and that wants a
+    `modules`: those that own the parameters of each branch. `shared`: tensors that branches use and that want a
     gradient.
     `keep` runs the same arithmetic and leaves the gradients to autograd, which keeps all activations.
     """
@@ -28,7 +28,7 @@ def run_reversibly(
     else:
         parameters = [list(module.parameters()) for module in modules]
         flat = [p for group in parameters for p in group]
-        one, two = _Reversible.apply(branches, parameters, x, shared, *flat)  # type: ignore[misc]
+        one, two = _Reversible.apply(branches, parameters, len(shared), x, *shared, *flat)  # type: ignore[misc]
     return (one + two) / 2
 
 
@@ -41,9 +41,9 @@ def _run(x: Tensor, branches: Sequence[Branch]) -> tuple[Tensor, Tensor]:
 
 class _Reversible(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, branches: Any, parameters: Any, x: Tensor, shared: Any, *flat: Tensor) -> Any:
+    def forward(ctx: Any, branches: Any, parameters: Any, num_shared: int, x: Tensor, *others: Tensor) -> Any:
         one, two = _run(x.detach(), branches)
-        ctx.branches, ctx.parameters, ctx.shared = branches, parameters, shared
+        ctx.branches, ctx.parameters, ctx.shared = branches, parameters, others[:num_shared]
         ctx.save_for_backward(one, two)
         return one, two
 
@@ -51,18 +51,21 @@ class _Reversible(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Any) -> Any:
         (one, two), (grad_one, grad_two) = ctx.saved_tensors, gradients
         parameter_grads: list[Tensor | None] = []
-        shared_grad = None
+        shared_grads: list[Tensor | None] = [None] * len(ctx.shared)
         for branch, parameters in zip(reversed(ctx.branches), reversed(ctx.parameters), strict=True):
             with torch.enable_grad():
                 source = one.detach().requires_grad_()
                 out = branch(source)
-            wanted = [source, *parameters] + ([] if ctx.shared is None else [ctx.shared])
+            wanted = [source, *ctx.shared, *parameters]
             found = list(torch.autograd.grad(out, wanted, grad_two, allow_unused=True))
-            if ctx.shared is not None:
-                part = found.pop()
-                shared_grad = part if shared_grad is None else shared_grad if part is None else shared_grad + part
             source_grad, *grads = found
+            parts, grads = grads[: len(ctx.shared)], grads[len(ctx.shared) :]
+            shared_grads = [_sum(*pair) for pair in zip(shared_grads, parts, strict=True)]
             parameter_grads = [*grads, *parameter_grads]
             one, two = two - out.detach(), one
             grad_one, grad_two = grad_two, grad_one + source_grad
-        return None, None, grad_one + grad_two, shared_grad, *parameter_grads
+        return None, None, None, grad_one + grad_two, *shared_grads, *parameter_grads
+
+
+def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    return other if one is None else one if other is None else one + other

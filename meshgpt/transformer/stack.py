@@ -144,8 +144,8 @@ class DecoderRun:
     def _reversible(self, x: Tensor) -> Tensor:
         branches = [self._branch(index) for index in range(len(self.decoder.layers))]
         modules = [nn.ModuleList(layer) for layer in self.decoder.layers]  # type: ignore[arg-type]
-        bias = self.mask if self.mask is not None and self.mask.requires_grad else None
-        return run_reversibly(x, branches, modules, bias, keep=self.cache is not None or not self.decoder.training)
+        shared = [t for t in (self.mask,) if t is not None and t.requires_grad]
+        return run_reversibly(x, branches, modules, shared, keep=self.cache is not None or not self.decoder.training)
 
     def _branch(self, index: int):
         norms, block, _ = self.decoder.layers[index]  # type: ignore[misc]
