@@ -23,8 +23,8 @@ def sign_bits(bins: Int[Tensor, "*shape"], bits: int) -> Float[Tensor, "*shape {
 
 def fourier_features(values: Float[Tensor, "*shape"], frequencies: int) -> Float[Tensor, "*shape {frequencies*2}"]:
     """Sines and cosines of `values` in [-1, 1] at pi, 2 pi, 4 pi, ... (NeRF, arXiv:2003.08934, Equation 4)."""
-    octaves = 2.0 ** torch.arange(frequencies, device=values.device, dtype=torch.float32)
-    phases = values[..., None].float() * octaves * math.pi
+    wide = values if values.dtype == torch.float64 else values.float()
+    phases = wide[..., None] * 2.0 ** torch.arange(frequencies, device=values.device) * math.pi
     return torch.cat((phases.sin(), phases.cos()), dim=-1)
 
 

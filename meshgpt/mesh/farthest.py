@@ -1,0 +1,54 @@
+"""Farthest point sampling: a few points of each cloud of a batch that cover it. Tensors only; knows no `Mesh`."""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+@torch.no_grad()
+def farthest_points(points: Float[Tensor, "b p d"], mask: Bool[Tensor, "b p"], count: int) -> Int[Tensor, "b m"]:
+    """Indices (b, count) into each cloud: every next point is the one farthest from all before it (Gonzalez, 1985).
+
+    points: positions in the first three columns; further ones (normals) only decide between points at one place.
+    mask: True where there is a point. The first point is the one farthest from the centre of the cloud's bounding box,
+    and of points equally far the one smallest by (x, y, z, ...) is taken, so that neither the order of the points nor
+    padding matters. A cloud with fewer distinct points than `count` repeats its own in the order of their choice; a
+    cloud without any gives index 0 (of padding).
+    """
+    if points.shape[1] == 0:
+        return torch.zeros((len(points), count), dtype=torch.long, device=points.device)
+    wide = points if points.dtype == torch.float64 else points.float()
+    wide = torch.where(mask[..., None], wide, 0.0)
+    order = _canonical_order(wide, mask)
+    places = wide[..., :3].gather(1, order[..., None].expand(-1, -1, 3)).transpose(1, 2).contiguous()
+    picks, gains = _cover(places, mask.gather(1, order), count)
+    distinct = (gains > 0).sum(dim=1, keepdim=True).clamp(min=1)
+    turn = torch.arange(count, device=points.device) % distinct
+    return order.gather(1, picks.gather(1, turn))
+
+
+def _canonical_order(points: Float[Tensor, "b p d"], mask: Bool[Tensor, "b p"]) -> Int[Tensor, "b p"]:
+    """Real points before padding, in ascending order of their columns, the first one first."""
+    columns = torch.where(mask[..., None], points, torch.inf).unbind(dim=-1)
+    order = columns[-1].argsort(dim=1, stable=True)
+    for column in (*columns[-2::-1], (~mask).to(points.dtype)):
+        order = order.gather(1, column.gather(1, order).argsort(dim=1, stable=True))
+    return order
+
+
+def _cover(places: Float[Tensor, "b 3 p"], mask: Bool[Tensor, "b p"], count: int) -> tuple[Tensor, Tensor]:
+    """The points picked, (b, count), and how far each was, squared, from those before; the first counts as infinite."""
+    seen = mask[:, None]
+    low = torch.where(seen, places, torch.inf).amin(dim=2, keepdim=True)
+    high = torch.where(seen, places, -torch.inf).amax(dim=2, keepdim=True)
+    start = torch.where(seen, places - (low + high) / 2, 0.0).square().sum(dim=1)
+    nearest = torch.where(mask, torch.inf, -1.0).to(places.dtype)
+    pick = torch.where(mask, start, -1.0).argmax(dim=1, keepdim=True)
+    picks, gains = [], []
+    for _ in range(count):
+        picks.append(pick)
+        gains.append(nearest.gather(1, pick))
+        centre = places.gather(2, pick[:, None].expand(-1, 3, -1))
+        nearest = torch.minimum(nearest, (places - centre).square_().sum(dim=1))
+        pick = nearest.argmax(dim=1, keepdim=True)
+    return torch.cat(picks, dim=1), torch.cat(gains, dim=1)
