@@ -24,8 +24,10 @@ class StackCache:
     shared_length: int | None = 0
     max_length: int = 0
     places: Tensor | None = None  # (b 1 capacity 3), what the distance bias needs of each position
+    contexts: list[tuple[Tensor, Tensor]] = dataclasses.field(default_factory=list)  # (b h m d) of each cross-attention
     attention_index: int = 0
     recurrence_index: int = 0
+    context_index: int = 0
 
     @property
     def batch_size(self) -> int:
@@ -33,7 +35,17 @@ class StackCache:
 
     def start_pass(self) -> None:
         """Layers write and ask in their order, from the first one again."""
-        self.attention_index = self.recurrence_index = 0
+        self.attention_index = self.recurrence_index = self.context_index = 0
+
+    def context(self) -> tuple[Tensor, Tensor] | None:
+        """Keys and values of the next cross-attention's context; None before they are first computed."""
+        known = self.context_index < len(self.contexts)
+        self.context_index += known
+        return self.contexts[self.context_index - 1] if known else None
+
+    def put_context(self, keys: Float[Tensor, "b h m d"], values: Float[Tensor, "b h m d"]) -> None:
+        self.contexts.append((keys, values))
+        self.context_index = len(self.contexts)
 
     def write(
         self, keys: Float[Tensor, "b h n d"], values: Float[Tensor, "b h n d"]
@@ -88,7 +100,9 @@ class StackCache:
         """The cache of some of the rows."""
         keys, values, states = ([t[rows] for t in tensors] for tensors in (self.keys, self.values, self.states))
         places = None if self.places is None else self.places[rows]
-        cache = StackCache(keys, values, states, self.lengths[rows], capacity=self.capacity, places=places)
+        contexts = [(k[rows], v[rows]) for k, v in self.contexts]
+        memory = {"capacity": self.capacity, "places": places, "contexts": contexts}
+        cache = StackCache(keys, values, states, self.lengths[rows], **memory)
         cache._measure()
         return cache
 

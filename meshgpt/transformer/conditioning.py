@@ -14,14 +14,14 @@ from meshgpt.transformer.config import MeshTransformerConfig
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """What is asked of each row, as numbers. tokens: (b m d) to attend to, mask: (b m), vector: (b d), the sum of all.
+    """What is asked of each row, as numbers. tokens: (b m d) to attend to, mask: (b m), vector: (b e), the sum of all.
 
     budget: (b), the number of faces asked for, -1 for any; None where the model does not take it.
     """
 
     tokens: Float[Tensor, "b m d"]
     mask: Bool[Tensor, "b m"]
-    vector: Float[Tensor, "b d"]
+    vector: Float[Tensor, "b e"]
     budget: Int[Tensor, " b"] | None = None
 
     def select(self, rows: Int[Tensor, " r"]) -> "Context":
@@ -80,7 +80,7 @@ class Conditioner(nn.Module):
             return None
         return rearrange(tokens, "b d -> b 1 d"), present[:, None]
 
-    def remaining_faces(self, budget: Int[Tensor, " b"], said: Int[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
+    def remaining_faces(self, budget: Int[Tensor, " b"], said: Int[Tensor, "c n"]) -> Float[Tensor, "b n d"]:
         """What a stack is told where `said` faces of a budget are written; nothing where there is no budget."""
         assert self.remaining is not None
         asked = (budget >= 0)[:, None]

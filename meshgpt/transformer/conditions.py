@@ -223,19 +223,18 @@ def _cloud(points, row: int) -> Float[Tensor, "p 6"]:
     return F.pad(points, (0, 6 - points.shape[-1]))
 
 
-@no_type_check
-def rows_of(parts: dict[str, Tensor], batch: int | None, counts: dict[str, int]) -> int:
-    """The number of rows that all parts agree on, a part of one row counting as any. Raises `ConditionError`.
+def rows_of(batch_size: int | None, counts: dict[str, int]) -> int:
+    """The number of rows that all agree on, what is given once being for all. Raises `ConditionError`.
 
     counts: how many rows were given, by the name that a caller knows.
     """
-    given = {name: count for name, count in counts.items() if count != 1}
-    if batch is not None:
-        given = {"batch_size": batch, **given} if batch != 1 or not given else given
-    if len(set(given.values())) > 1:
-        listed = ", ".join(f"{count} for {name}" for name, count in given.items())
+    several = {name: count for name, count in counts.items() if count != 1}
+    if batch_size is not None:
+        several = {"batch_size": batch_size, **several}
+    if len(set(several.values())) > 1:
+        listed = ", ".join(f"{count} for {name}" for name, count in several.items())
         raise ConditionError(f"the conditions are of different numbers of meshes: {listed}")
-    return next(iter(given.values()), batch or 1)
+    return next(iter(several.values()), 1)
 
 
 def face_bucket(num_faces: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any, Self
 
 from meshgpt.config import Config
+from meshgpt.text.encoder import dim_of
 from meshgpt.transformer.conditions import KINDS
 from meshgpt.transformer.features import FACE_FEATURES
 
@@ -225,12 +226,6 @@ class MeshTransformerConfig(Config):
             checkpointing=self.checkpointing,
             reversible=self.reversible,
         )
-
-
-def dim_of(name: str) -> int | None:
-    from meshgpt.text.encoder import dim_of
-
-    return dim_of(name)
 
 
 def _kinds(specs: tuple[LayerSpec, ...]) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,9 @@ from torch import Tensor
 
 from meshgpt.mesh.grammar import OrderGrammar
 from meshgpt.transformer.cache import empty_cache
+from meshgpt.transformer.conditioning import Context
 from meshgpt.transformer.copying import CopyingHead
+from meshgpt.transformer.guidance import GuidedHead, Guidance
 from meshgpt.transformer.heads import CodeHead
 from meshgpt.transformer.model import FaceWriter
 from meshgpt.transformer.recurrence import Recurrence
@@ -41,11 +43,14 @@ class Request:
     chooser: Chooser
     max_seq_len: int
     cache_kv: bool = True
+    context: Context | None = None  # what is asked of each row; with guidance, of twice as many: then without it
+    guidance: Guidance | None = None
     grammar: OrderGrammar | None = None
     on_face: Callable[[int, int, Tensor], None] | None = None
     on_step: Callable[[int, int], None] | None = None  # (faces of the longest row, rows being written), once a face
 
 
+@runtime_checkable
 class Reader(Protocol):
     """What the loop asks of the model, cached or not: the same numbers either way."""
 
@@ -56,7 +61,7 @@ class Reader(Protocol):
         """What to predict the next code from, after `codes`; None asks for a face's first."""
         ...
 
-    def head(self, hidden: Float[Tensor, "b d"], place: int, said: Int[Tensor, "b t"]) -> CodeHead | CopyingHead:
+    def head(self, hidden: Float[Tensor, "b d"], place: int, said: Int[Tensor, "b t"]) -> CodeHead | CopyingHead | GuidedHead:
         """What answers for the code at `place`."""
         ...
 
@@ -67,20 +72,22 @@ class Reader(Protocol):
 class CachedReader:
     """Embeds each face once, runs the coarse stack once a face and the fine stack once a code."""
 
-    def __init__(self, model: FaceWriter, faces: Int[Tensor, "b nf t"]):
-        self.model, self.counts = model, (faces[..., -1] >= 0).sum(dim=1)
+    def __init__(self, model: FaceWriter, faces: Int[Tensor, "b nf t"], context: Context | None = None):
+        self.model, self.counts, self.context = model, (faces[..., -1] >= 0).sum(dim=1), context
+        self.fine = empty_cache(len(faces), model.device)
         rows, past = torch.arange(len(faces), device=model.device), model.config.fine_context_faces
         embedded = model.embed(faces)
         self.coarse = empty_cache(len(faces), model.device)
-        read = model.coarse_step(model.with_starts(model.coarse_inputs(faces, embedded)), self.coarse)
+        inputs = model.with_starts(model.coarse_inputs(faces, embedded), context)
+        read = model.coarse_step(inputs, self.coarse, context)
         starts = len(model.start_tokens)
         self.coarse.set_lengths(self.counts + starts)
-        conditions = read[:, starts - 1 :]
-        self.condition = conditions[rows, self.counts]
+        plans = read[:, starts - 1 :]
+        self.plan = plans[rows, self.counts]
         padded = F.pad(embedded, (0, 0, 0, 0, past, 0))
         self.before = [padded[rows, self.counts + index] for index in range(past)]
-        self.memory = self._read_memory(rearrange(model.slots(embedded, conditions[:, :-1]), "b nf t d -> b (nf t) d"))
-        self.vertices = model.vertices_said(faces, embedded, conditions)
+        self.memory = self._read_memory(rearrange(model.slots(embedded, plans[:, :-1]), "b nf t d -> b (nf t) d"))
+        self.vertices = model.vertices_said(faces, embedded, plans)
         self.start_face()
 
     def _read_memory(self, sequence: Float[Tensor, "b n d"]) -> list[Tensor]:
@@ -95,35 +102,38 @@ class CachedReader:
         return memory
 
     def start_face(self) -> None:
-        tokens = self.model.tokens_per_face * (1 + len(self.before))
+        tokens, known = self.model.tokens_per_face * (1 + len(self.before)), self.fine.contexts
         self.fine, self.place = empty_cache(len(self.counts), self.model.device, tokens), 0
+        self.fine.contexts = known
 
     def read_code(self, codes: Tensor | None) -> Float[Tensor, "b d"]:
-        x = self.condition if codes is None else self.model.embed_code(codes, self.place - 1, self.counts)
+        x = self.plan if codes is None else self.model.embed_code(codes, self.place - 1, self.counts)
         x = rearrange(x, "b d -> b 1 d")
         for index, layer in enumerate(self.model.fine_memory):
             x, states = cast(Recurrence, layer).step(x, self.memory[index])
             self.memory[index] = states[:, -1]
-        context = self.model.fine_context(self.before) if self.place == 0 else []
+        before = self.model.fine_context(self.before) if self.place == 0 else []
         self.place += 1
-        return self.model.fine.step(torch.cat((*context, x), dim=1), self.fine)[:, -1]
+        asked = self.model.fine_asked(self.context)
+        return self.model.fine.step(torch.cat((*before, x), dim=1), self.fine, context=asked)[:, -1]
 
-    def head(self, hidden: Float[Tensor, "b d"], place: int, said: Int[Tensor, "b t"]) -> CodeHead | CopyingHead:
+    def head(self, hidden: Float[Tensor, "b d"], place: int, said: Int[Tensor, "b t"]) -> CodeHead | CopyingHead | GuidedHead:
         return self.model.head_for(hidden, place, said, self.vertices, self.counts)
 
     def finish_face(self, faces: Int[Tensor, "b 1 t"]) -> None:
         embedded = self.model.embed(faces, self.counts)
         self.before = [*self.before, embedded[:, 0]][1:]
         inputs = self.model.coarse_inputs(faces, embedded)
-        after = self.model.coarse_step(inputs, self.coarse)
-        self.condition = after[:, 0]
+        after = self.model.coarse_step(inputs, self.coarse, self.context)
+        self.plan = after[:, 0]
         if self.model.pointer is not None and self.vertices is not None:
             self.vertices = self.vertices.append(self.model.pointer.remember(faces, embedded, after, self.counts))
         self.counts = self.counts + 1
 
     def select(self, rows: Int[Tensor, " r"]) -> None:
         self.coarse, self.fine = self.coarse.select(rows), self.fine.select(rows)
-        self.condition, self.counts = self.condition[rows], self.counts[rows]
+        self.context = None if self.context is None else self.context.select(rows)
+        self.plan, self.counts = self.plan[rows], self.counts[rows]
         self.before = [face[rows] for face in self.before]
         self.memory = [state[rows] for state in self.memory]
         self.vertices = None if self.vertices is None else self.vertices.select(rows)
@@ -132,8 +142,8 @@ class CachedReader:
 class UncachedReader:
     """Computes everything again at each step, as in training: the reference for the cached one, without its memory."""
 
-    def __init__(self, model: FaceWriter, faces: Int[Tensor, "b nf t"]):
-        self.model, self.counts = model, (faces[..., -1] >= 0).sum(dim=1)
+    def __init__(self, model: FaceWriter, faces: Int[Tensor, "b nf t"], context: Context | None = None):
+        self.model, self.counts, self.context = model, (faces[..., -1] >= 0).sum(dim=1), context
         self.faces = F.pad(faces, (0, 0, 0, 1), value=-1)
         self.place, self.vertices = 0, None
 
@@ -146,15 +156,15 @@ class UncachedReader:
             self.faces[rows, self.counts, self.place - 1] = codes
         self.place += 1
         embedded = self.model.embed(self.faces)
-        conditions = self.model.conditions(self.faces, embedded)
-        self.vertices = self.model.vertices_said(self.faces, embedded, conditions)
-        hidden, _, group_faces = self.model.hidden(self.faces, embedded, conditions)
+        plans = self.model.plans(self.faces, embedded, self.context)
+        self.vertices = self.model.vertices_said(self.faces, embedded, plans)
+        hidden, _, group_faces = self.model.hidden(self.faces, embedded, plans, self.context)
         last = (self.faces[..., 0] >= 0).sum(dim=1).cumsum(0) + rows  # each row has one group more than begun faces
         ends = last - (self.faces[rows, self.counts, 0] >= 0).long()
         assert torch.equal(group_faces[ends], self.counts)
         return hidden[ends, self.place - 1]
 
-    def head(self, hidden: Float[Tensor, "b d"], place: int, said: Int[Tensor, "b t"]) -> CodeHead | CopyingHead:
+    def head(self, hidden: Float[Tensor, "b d"], place: int, said: Int[Tensor, "b t"]) -> CodeHead | CopyingHead | GuidedHead:
         return self.model.head_for(hidden, place, said, self.vertices, self.counts)
 
     def finish_face(self, faces: Int[Tensor, "b 1 t"]) -> None:
@@ -165,6 +175,35 @@ class UncachedReader:
 
     def select(self, rows: Int[Tensor, " r"]) -> None:
         self.faces, self.counts = self.faces[rows], self.counts[rows]
+        self.context = None if self.context is None else self.context.select(rows)
+
+
+class GuidedReader:
+    """Two rows for each: one that is asked for something, and one that is not (or for what to keep away from)."""
+
+    def __init__(self, inner: "CachedReader | UncachedReader", guidance: Guidance):
+        self.inner, self.guidance = inner, guidance
+
+    @property
+    def counts(self) -> Int[Tensor, " b"]:
+        return self.inner.counts.chunk(2)[0]
+
+    def start_face(self) -> None:
+        self.inner.start_face()
+
+    def read_code(self, codes: Tensor | None) -> Float[Tensor, "b d2"]:
+        hidden = self.inner.read_code(None if codes is None else codes.repeat(2))
+        return rearrange(hidden, "(two b) d -> b (two d)", two=2)
+
+    def head(self, hidden: Float[Tensor, "b d2"], place: int, said: Int[Tensor, "b t"]) -> GuidedHead:
+        both = rearrange(hidden, "b (two d) -> (two b) d", two=2)
+        return GuidedHead(self.inner.head(both, place, said.repeat(2, 1)), self.guidance, self.counts)
+
+    def finish_face(self, faces: Int[Tensor, "b 1 t"]) -> None:
+        self.inner.finish_face(faces.repeat(2, 1, 1))
+
+    def select(self, rows: Int[Tensor, " r"]) -> None:
+        self.inner.select(torch.cat((rows, rows + len(self.counts))))
 
 
 @torch.no_grad()
@@ -174,6 +213,13 @@ def write(model: FaceWriter, request: Request) -> GenerationResult:
     A row that ends leaves the batch at once. A row that is full is asked once more whether it ends there.
     """
     return _Writing(model, request).run()
+
+
+def _reader(model: FaceWriter, faces: Int[Tensor, "b nf t"], request: Request) -> Reader:
+    kind, guidance = CachedReader if request.cache_kv else UncachedReader, request.guidance
+    if guidance is None:
+        return kind(model, faces, request.context)
+    return GuidedReader(kind(model, faces.repeat(2, 1, 1), request.context), guidance)
 
 
 class _Writing:
@@ -194,7 +240,7 @@ class _Writing:
         faces = faces.masked_fill(
             torch.arange(faces.shape[1], device=model.device)[None, :, None] >= whole[:, None, None], -1
         )
-        self.reader: Reader = (CachedReader if request.cache_kv else UncachedReader)(model, faces)
+        self.reader: Reader = _reader(model, faces, request)
 
     def run(self) -> GenerationResult:
         while len(self.active):

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from meshgpt.transformer.cache import StackCache
+from meshgpt.transformer.conditioning import Conditioner, Context
 from meshgpt.transformer.config import MeshTransformerConfig
 from meshgpt.transformer.copying import CopyingHead, CopyMemory, CopyPointer
 from meshgpt.transformer.features import DistanceBias, FaceFeatures
@@ -68,6 +69,12 @@ class FaceWriter(nn.Module):
         self.features = FaceFeatures(config.face_features, form.face_corners, coarse) if config.face_features else None
         self.distance_bias = DistanceBias(config.attn_heads) if config.distance_bias else None
         self.start_tokens = nn.Parameter(torch.randn(config.num_sos_tokens, coarse))
+        self.conditioner = Conditioner(config) if config.is_conditioned else None
+        if self.conditioner is not None:
+            self.to_start = nn.Linear(coarse, coarse)
+            self.film = nn.Linear(coarse, 2 * coarse) if config.text_cond_with_film else None
+            width = nn.Linear(coarse, fine) if coarse != fine else nn.Identity()
+            self.context_to_fine = width if config.fine_cross_attend_text else None
         self.coarse = Stack(config.coarse_stack)
         self.to_fine = nn.Linear(coarse, fine) if coarse != fine else nn.Identity()
         self.fine_memory = nn.ModuleList(Recurrence(fine) for _ in range(config.fine_pre_gateloop_depth))
@@ -80,19 +87,21 @@ class FaceWriter(nn.Module):
     def device(self) -> torch.device:
         return self.start_tokens.device
 
-    def likelihood(self, codes: Int[Tensor, "b n"], append_eos: bool = True) -> TransformerOutput:
+    def likelihood(
+        self, codes: Int[Tensor, "b n"], append_eos: bool = True, context: Context | None = None
+    ) -> TransformerOutput:
         """The likelihood of codes padded -1, each row of whole faces followed by the end."""
         faces = fold_faces(codes, self.tokens_per_face)
         embedded = self.embed(faces)
-        conditions = self.conditions(faces, embedded)
-        hidden, group_rows, group_faces = self.hidden(faces, embedded, conditions)
+        plans = self.plans(faces, embedded, context)
+        hidden, group_rows, group_faces = self.hidden(faces, embedded, plans, context)
         all_targets = self._targets(faces, append_eos)
         targets = all_targets[group_rows, group_faces]
         predicted = targets >= 0
         may_end = self.may_end.expand(len(targets), -1)
         nats = self.head.nats(hidden[predicted], targets[predicted], may_end[predicted])
         if self.pointer is not None:
-            memory = self.pointer.remember(faces, embedded, conditions[:, 1:])
+            memory = self.pointer.remember(faces, embedded, plans[:, 1:])
             plain = nats.new_zeros(targets.shape).masked_scatter(predicted, nats)
             plain, hidden = (_padded(x, all_targets.shape[:2], group_rows, group_faces) for x in (plain, hidden))
             nats = self.pointer.nats(plain, hidden, all_targets, memory)[group_rows, group_faces][predicted]
@@ -107,16 +116,16 @@ class FaceWriter(nn.Module):
             num_tokens=nats.numel(),
         )
 
-    def next_logits(self, codes: Int[Tensor, "b n"]) -> Float[Tensor, "b n1 v"]:
+    def next_logits(self, codes: Int[Tensor, "b n"], context: Context | None = None) -> Float[Tensor, "b n1 v"]:
         """Log-probabilities of each next code, the end last: (b, n + 1, vocab_size + 1); the i-th has seen i codes.
 
         -inf for the end where no face can start; 0 for what lies behind a row's padding.
         """
         faces = fold_faces(codes, self.tokens_per_face)
         embedded = self.embed(faces)
-        conditions = self.conditions(faces, embedded)
-        hidden, group_rows, group_faces = self.hidden(faces, embedded, conditions)
-        memory = self.vertices_said(faces, embedded, conditions)
+        plans = self.plans(faces, embedded, context)
+        hidden, group_rows, group_faces = self.hidden(faces, embedded, plans, context)
+        memory = self.vertices_said(faces, embedded, plans)
         said = F.pad(faces, (0, 0, 0, 1), value=-1)[group_rows, group_faces]
         per_place = []
         for place, may_end in enumerate(self.may_end):
@@ -129,9 +138,9 @@ class FaceWriter(nn.Module):
         seen = F.pad(codes >= 0, (1, 0), value=True)
         return rearrange(logits, "b nf t v -> b (nf t) v")[:, : codes.shape[1] + 1] * seen[..., None]
 
-    def vertices_said(self, faces: Tensor, embedded: Tensor, conditions: Tensor) -> CopyMemory | None:
-        """What the pointer can point at, where the model has one; `conditions` (b, nf + 1, d) are `conditions()`."""
-        return None if self.pointer is None else self.pointer.remember(faces, embedded, conditions[:, 1:])
+    def vertices_said(self, faces: Tensor, embedded: Tensor, plans: Tensor) -> CopyMemory | None:
+        """What the pointer can point at, where the model has one; `plans` (b, nf + 1, d) are `plans()`."""
+        return None if self.pointer is None else self.pointer.remember(faces, embedded, plans[:, 1:])
 
     def head_for(
         self,
@@ -164,13 +173,17 @@ class FaceWriter(nn.Module):
         return targets
 
     def hidden(
-        self, faces: Int[Tensor, "b nf t"], embedded: Float[Tensor, "b nf t d"], conditions: Float[Tensor, "b nf1 d"]
+        self,
+        faces: Int[Tensor, "b nf t"],
+        embedded: Float[Tensor, "b nf t d"],
+        plans: Float[Tensor, "b nf1 d"],
+        context: Context | None = None,
     ) -> tuple[Float[Tensor, "g t d"], Int[Tensor, " g"], Int[Tensor, " g"]]:
         """The fine stack's outputs for each begun face and the one behind the last; their rows and face indices.
 
         Only these are computed: padding costs nothing here.
         """
-        slots = self.slots(embedded, conditions)
+        slots = self.slots(embedded, plans)
         for layer in self.fine_memory:
             read = layer(rearrange(slots, "b nf t d -> b (nf t) d"))
             slots = rearrange(read, "b (nf t) d -> b nf t d", nf=slots.shape[1])
@@ -180,14 +193,22 @@ class FaceWriter(nn.Module):
         padded = F.pad(embedded, (0, 0, 0, 0, past, 0))
         before = [padded[group_rows, group_faces + index] for index in range(past)]
         sequence = [*self.fine_context(before), slots[group_rows, group_faces]]
-        return self.fine(torch.cat(sequence, dim=1))[:, -self.tokens_per_face :], group_rows, group_faces
+        asked = self.fine_asked(None if context is None else context.select(group_rows))
+        read = self.fine(torch.cat(sequence, dim=1), context=asked)
+        return read[:, -self.tokens_per_face :], group_rows, group_faces
+
+    def fine_asked(self, context: Context | None) -> Context | None:
+        """What the fine stack attends to of what is asked, where it does."""
+        if context is None or self.conditioner is None or self.context_to_fine is None:
+            return None
+        return dataclasses.replace(context, tokens=self.context_to_fine(context.tokens))
 
     def slots(
-        self, embedded: Float[Tensor, "b nf t d"], conditions: Float[Tensor, "b nf1 d"]
+        self, embedded: Float[Tensor, "b nf t d"], plans: Float[Tensor, "b nf1 d"]
     ) -> Float[Tensor, "b nf1 t d"]:
         """What the fine stack reads to predict each code: the coarse stack's word on the face, then earlier codes."""
-        following = F.pad(embedded, (0, 0, 0, 0, 0, 1))[:, : conditions.shape[1], :-1]
-        return torch.cat((rearrange(conditions, "b nf d -> b nf 1 d"), following), dim=2)
+        following = F.pad(embedded, (0, 0, 0, 0, 0, 1))[:, : plans.shape[1], :-1]
+        return torch.cat((rearrange(plans, "b nf d -> b nf 1 d"), following), dim=2)
 
     def fine_context(self, before: list[Tensor]) -> list[Tensor]:
         """What stands before a face in the fine stack's sequence: the embedded codes (b t d) of the faces before it."""
@@ -236,28 +257,49 @@ class FaceWriter(nn.Module):
         centres[whole] = corners.float().mean(dim=1)
         return CoarseInputs(tokens, centres)
 
-    def with_starts(self, inputs: "CoarseInputs") -> "CoarseInputs":
-        """Start tokens before the faces."""
+    def with_starts(self, inputs: "CoarseInputs", context: Context | None = None) -> "CoarseInputs":
+        """Start tokens before the faces; what is asked is added to them."""
         starts = repeat(self.start_tokens, "n e -> b n e", b=len(inputs.tokens))
+        if context is not None:
+            starts = starts + rearrange(self.to_start(context.vector), "b e -> b 1 e")
         places = None if inputs.places is None else F.pad(inputs.places, (0, 0, starts.shape[1], 0))
         return CoarseInputs(torch.cat((starts, inputs.tokens), dim=1), places)
 
-    def conditions(self, faces: Int[Tensor, "b nf t"], embedded: Float[Tensor, "b nf t d"]) -> Float[Tensor, "b nf1 d"]:
+    def plans(
+        self, faces: Int[Tensor, "b nf t"], embedded: Float[Tensor, "b nf t d"], context: Context | None = None
+    ) -> Float[Tensor, "b nf1 d"]:
         """What the coarse stack says about each next face, from all faces before it: (b, nf + 1, fine width)."""
-        inputs, bias = self.with_starts(self.coarse_inputs(faces, embedded)), None
+        inputs, bias = self.with_starts(self.coarse_inputs(faces, embedded), context), None
+        said = torch.arange(inputs.tokens.shape[1], device=faces.device) - (self.config.num_sos_tokens - 1)
+        inputs = self.asked(inputs, said.clamp(min=0)[None], context)
         if self.distance_bias is not None and inputs.places is not None:
             positions = torch.arange(inputs.tokens.shape[1], device=faces.device).expand(len(faces), -1)
             bias = self.distance_bias(inputs.places, positions, inputs.places, self.config.num_sos_tokens)
-        return self.to_fine(self.coarse(inputs.tokens, bias)[:, self.config.num_sos_tokens - 1 :])
+        return self.to_fine(self.coarse(inputs.tokens, bias, context)[:, self.config.num_sos_tokens - 1 :])
 
-    def coarse_step(self, inputs: "CoarseInputs", cache: StackCache) -> Float[Tensor, "b n d"]:
+    def asked(self, inputs: "CoarseInputs", said: Int[Tensor, "c n"], context: Context | None) -> "CoarseInputs":
+        """The coarse stack's inputs with what is asked: FiLM, and how many faces of a budget remain after `said`."""
+        if context is None or self.conditioner is None:
+            return inputs
+        tokens = inputs.tokens
+        if self.film is not None:
+            scale, shift = rearrange(self.film(context.vector), "b (two e) -> two b 1 e", two=2)
+            tokens = tokens * (1 + scale) + shift
+        if context.budget is not None:
+            tokens = tokens + self.conditioner.remaining_faces(context.budget, said)
+        return dataclasses.replace(inputs, tokens=tokens)
+
+    def coarse_step(
+        self, inputs: "CoarseInputs", cache: StackCache, context: Context | None = None
+    ) -> Float[Tensor, "b n d"]:
         """The same for the next inputs of each row, after those that the cache holds."""
-        bias = None
+        bias, said = None, cache.positions(inputs.tokens.shape[1]) - (self.config.num_sos_tokens - 1)
+        inputs = self.asked(inputs, said.clamp(min=0), context)
         if self.distance_bias is not None and inputs.places is not None:
             positions = cache.positions(inputs.tokens.shape[1])
             seen = cache.write_places(inputs.places)
             bias = self.distance_bias(inputs.places, positions, seen, self.config.num_sos_tokens)
-        return self.to_fine(self.coarse.step(inputs.tokens, cache, bias))
+        return self.to_fine(self.coarse.step(inputs.tokens, cache, bias, context))
 
 
 @dataclasses.dataclass(frozen=True)

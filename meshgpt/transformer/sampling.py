@@ -13,6 +13,7 @@ from meshgpt.config import Config
 from meshgpt.errors import GenerationError
 from meshgpt.mesh.grammar import LegalCodes
 from meshgpt.transformer.copying import CopyingHead
+from meshgpt.transformer.guidance import GuidedHead
 from meshgpt.transformer.heads import CodeHead, draw
 
 
@@ -79,7 +80,7 @@ class Chooser:
 
     def __call__(
         self,
-        head: CodeHead | CopyingHead,
+        head: CodeHead | CopyingHead | GuidedHead,
         hidden: Float[Tensor, "b d"],
         uniform: torch.Tensor,
         may_end: Bool[Tensor, " b"],

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from meshgpt.transformer.cache import StackCache
+from meshgpt.transformer.conditioning import Context
 from meshgpt.transformer.config import StackSpec
 from meshgpt.transformer.recurrence import Recurrence
 from meshgpt.transformer.reversible import run_reversibly
@@ -26,6 +27,7 @@ with warnings.catch_warnings():  # the package compiles parts of itself with a d
     from x_transformers.x_transformers import Attention
 
 ROTARY_BASE = 10_000.0
+LAYER_LETTERS = {"attention": "a", "cross_attention": "c", "feedforward": "f"}
 
 
 class Stack(nn.Module):
@@ -40,21 +42,28 @@ class Stack(nn.Module):
             self.parts.extend([Recurrence(spec.dim) for _ in run] if run[0] == "recurrence" else [_decoder(spec, run)])
         self.rotary_dim = max(spec.dim_head // 2, min(32, spec.dim_head)) // 2 * 2 if spec.rotary else 0
 
-    def forward(self, x: Float[Tensor, "b n d"], bias: torch.Tensor | None = None) -> Float[Tensor, "b n d"]:
-        """Causal over all n positions. `bias`: (b h n n), added to the attention scores."""
+    def forward(
+        self, x: Float[Tensor, "b n d"], bias: torch.Tensor | None = None, context: Context | None = None
+    ) -> Float[Tensor, "b n d"]:
+        """Causal over all n positions. `bias`: (b h n n), added to the attention scores. `context`: what is asked."""
         angles = self.angles(torch.arange(x.shape[1], device=x.device)[None])
         ours = self.spec.reversible or (self.spec.checkpointing and self.training)
         for part in self.parts:
             if isinstance(part, Recurrence):
                 x = checkpoint(part, x, use_reentrant=False) if ours and self.training else part(x)
             elif ours:
-                x = DecoderRun(cast(Decoder, part), self.spec, angles, None, bias)(x)
+                x = DecoderRun(cast(Decoder, part), self.spec, angles, None, bias, context)(x)
             else:
-                x = part(x, rotary_pos_emb=None if angles is None else (angles, 1.0), attn_bias=bias)
+                asked = _asked(cast(Decoder, part), self.spec, context)
+                x = part(x, rotary_pos_emb=None if angles is None else (angles, 1.0), attn_bias=bias, **asked)
         return x
 
     def step(
-        self, x: Float[Tensor, "b n d"], cache: StackCache, bias: torch.Tensor | None = None
+        self,
+        x: Float[Tensor, "b n d"],
+        cache: StackCache,
+        bias: torch.Tensor | None = None,
+        context: Context | None = None,
     ) -> Float[Tensor, "b n d"]:
         """The same for the next n tokens of each row, after those that `cache` holds; advances the cache.
 
@@ -67,7 +76,7 @@ class Stack(nn.Module):
                 x, states = part.step(x, cache.state())
                 cache.put_states(states)
             else:
-                x = DecoderRun(cast(Decoder, part), self.spec, angles, mask, bias, cache)(x)
+                x = DecoderRun(cast(Decoder, part), self.spec, angles, mask, bias, context, cache)(x)
         cache.advance(x.shape[1])
         return x
 
@@ -85,7 +94,10 @@ def _decoder(spec: StackSpec, kinds: tuple[str, ...]) -> Decoder:
         dim=spec.dim,
         depth=len(kinds),
         heads=spec.heads,
-        custom_layers=tuple({"attention": "a", "feedforward": "f"}[kind] for kind in kinds),
+        custom_layers=tuple(LAYER_LETTERS[kind] for kind in kinds),
+        cross_attend="cross_attention" in kinds,
+        cross_attn_num_mem_kv=spec.cross_num_mem_kv,
+        use_adaptive_rmsnorm=spec.adaptive_norm,
         attn_dim_head=spec.dim_head,
         attn_flash=spec.flash,
         attn_dropout=spec.dropout,
@@ -99,6 +111,14 @@ def _decoder(spec: StackSpec, kinds: tuple[str, ...]) -> Decoder:
     )
 
 
+def _asked(decoder: Decoder, spec: StackSpec, context: Context | None) -> dict[str, Tensor]:
+    """What a decoder of the package is told of the conditions."""
+    if context is None:
+        return {}
+    crosses = {"context": context.tokens, "context_mask": context.mask} if "c" in decoder.layer_types else {}
+    return crosses | ({"condition": context.vector} if spec.adaptive_norm else {})
+
+
 class DecoderRun:
     """One pass through the layers of a Decoder by our own arithmetic: with a cache, checkpointed, or reversibly."""
 
@@ -109,19 +129,20 @@ class DecoderRun:
         angles: Tensor | None,
         mask: Tensor | None,
         bias: Tensor | None,
+        context: Context | None = None,
         cache: StackCache | None = None,
     ):
-        self.decoder, self.spec, self.cache = decoder, spec, cache
+        self.decoder, self.spec, self.context, self.cache = decoder, spec, context, cache
         self.rotation = None if angles is None else (angles.cos()[:, None], angles.sin()[:, None])
         self.mask = _with_bias(mask, bias, spec.num_mem_kv)
 
     def __call__(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         decoder, streams = self.decoder, self.spec.num_residual_streams
         if self.spec.reversible:
-            return decoder.final_norm(self._reversible(x))
+            return self.norm(decoder.final_norm, self._reversible(x))
         if streams > 1:
             x = rearrange(x[:, None] + cast(Tensor, decoder.stream_emb)[None, :, None], "b s n d -> (b s) n d")
-        values = None
+        values: tuple[Tensor | None, Tensor | None] = (None, None)
         for index in range(len(decoder.layers)):
             if self.spec.checkpointing and decoder.training and self.cache is None:
                 x, values = checkpoint(self.layer, index, x, values, use_reentrant=False)  # type: ignore[misc]
@@ -129,29 +150,64 @@ class DecoderRun:
                 x, values = self.layer(index, x, values)
         if streams > 1:
             x = reduce(x, "(b s) n d -> b n d", "sum", s=streams)
-        return decoder.final_norm(x)
+        return self.norm(decoder.final_norm, x)
 
-    def layer(self, index: int, x: Tensor, values: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """One layer with its residual path; `values` are those of the first attention, which later ones may mix in."""
+    def norm(self, norm: nn.Module, x: Tensor) -> Tensor:
+        """A norm of the package, which may want to know what is asked."""
+        return norm(x, condition=cast(Context, self.context).vector) if self.spec.adaptive_norm else norm(x)
+
+    def layer(
+        self, index: int, x: Tensor, values: tuple[Tensor | None, Tensor | None]
+    ) -> tuple[Tensor, tuple[Tensor | None, Tensor | None]]:
+        """One layer with its residual path.
+
+        `values` are those of the first attention and of the first cross-attention, which later ones may mix in.
+        """
         norms, block, residual = self.decoder.layers[index]  # type: ignore[misc]
         x, kept, residual_options = residual.prepare(x)
-        if isinstance(block, Attention):
-            out, values = self.attend(block, norms[0](x), values)
+        x, (own, cross) = self.norm(norms[0], x), values
+        if not isinstance(block, Attention):
+            out = block(x)
+        elif self.decoder.layer_types[index] == "c":
+            out, cross = self.attend_to_context(block, x, cross)
         else:
-            out = block(norms[0](x))
-        return residual(out, kept, **residual_options), values
+            out, own = self.attend(block, x, own)
+        return residual(out, kept, **residual_options), (own, cross)
 
     def _reversible(self, x: Tensor) -> Tensor:
         branches = [self._branch(index) for index in range(len(self.decoder.layers))]
         modules = [nn.ModuleList(layer) for layer in self.decoder.layers]  # type: ignore[arg-type]
-        shared = [t for t in (self.mask,) if t is not None and t.requires_grad]
+        asked = () if self.context is None else (self.context.tokens, self.context.vector)
+        shared = [t for t in (self.mask, *asked) if t is not None and t.requires_grad]
         return run_reversibly(x, branches, modules, shared, keep=self.cache is not None or not self.decoder.training)
 
     def _branch(self, index: int):
         norms, block, _ = self.decoder.layers[index]  # type: ignore[misc]
-        if isinstance(block, Attention):
-            return lambda x: self.attend(block, norms[0](x), None)[0]
-        return lambda x: block(norms[0](x))
+        if not isinstance(block, Attention):
+            return lambda x: block(self.norm(norms[0], x))
+        attend = self.attend_to_context if self.decoder.layer_types[index] == "c" else self.attend
+        return lambda x: attend(block, self.norm(norms[0], x), None)[0]
+
+    def attend_to_context(self, block: Attention, x: Tensor, first: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Cross-attention; the keys and values of the context are computed once for a cache."""
+        context = cast(Context, self.context)
+        q = rearrange(block.to_q(x), "b n (h d) -> b h n d", h=block.heads)
+        known = None if self.cache is None else self.cache.context()
+        if known is None:
+            to_kv = (block.to_k, block.to_v)
+            k, own = (rearrange(to(context.tokens), "b m (h d) -> b h m d", h=block.heads) for to in to_kv)
+            v = first.lerp(own, 0.5) if self.spec.value_residual and first is not None else own
+            first = own if first is None else first
+            memory = [repeat(m, "h n d -> b h n d", b=len(x)) for m in (block.mem_k, block.mem_v)]
+            k, v = (torch.cat(pair, dim=2) for pair in zip(memory, (k, v), strict=True))
+            if self.cache is not None:
+                self.cache.put_context(k, v)
+        else:
+            k, v = known
+        mask = rearrange(F.pad(context.mask, (block.num_mem_kv, 0), value=True), "b m -> b 1 1 m")
+        dropout = self.spec.dropout if self.decoder.training else 0.0
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+        return block.to_out(rearrange(out, "b h n d -> b n (h d)")), first
 
     def attend(self, block: Attention, x: Tensor, first: Tensor | None) -> tuple[Tensor, Tensor]:
         to_qkv = (block.to_q, block.to_k, block.to_v)

@@ -1,5 +1,6 @@
 """`MeshTransformer`: a tokenizer's codes, their likelihood, and new meshes."""
 
+import dataclasses
 import typing
 import warnings
 from collections.abc import Callable
@@ -12,12 +13,28 @@ from tqdm import tqdm
 
 from meshgpt.checkpoint import Pretrained
 from meshgpt.config import resolve_config
-from meshgpt.errors import CodesError, ConfigError, GenerationError
+from meshgpt.errors import CodesError, ConditionError, ConfigError, GenerationError
+from meshgpt.text.encoder import CallableEncoder, TextEncoder, text_encoder
 from meshgpt.tokenizers.tokenizer import MeshTokenizer
+from meshgpt.transformer.conditioning import Context, dropped_at_random
+from meshgpt.transformer.conditions import (
+    KINDS,
+    Conditions,
+    category_conditions,
+    face_conditions,
+    point_conditions,
+    rows_of,
+    text_conditions,
+)
 from meshgpt.transformer.config import MeshTransformerConfig
 from meshgpt.transformer.generation import GenerationResult, Request, write
+from meshgpt.transformer.guidance import Guidance
 from meshgpt.transformer.model import FaceForm, FaceWriter, TransformerOutput
 from meshgpt.transformer.sampling import Chooser, Sampling
+
+
+ARGUMENTS = {"text": "texts", "category": "categories", "num_faces": "num_faces", "points": "points"}
+CONDITION_KEYWORDS = ("texts", "text_embeds", "text_mask", "categories", "num_faces", "points", "conditions")
 
 
 class _Held:
@@ -43,49 +60,192 @@ class MeshTransformer(FaceWriter, Pretrained):
     """Writes the codes of a tokenizer face by face.
 
     `MeshTransformer(tokenizer, config)` or `MeshTransformer(tokenizer, dim = 512, ...)`. The tokenizer is used and
-    never changed: it is no part of `parameters()`, `state_dict()` or `.to(device)`.
+    never changed: it is no part of `parameters()`, `state_dict()` or `.to(device)`; nor is the text encoder, which is
+    found by its name when the first text comes, unless one is given: `text_encoder`, an encoder or any function of a
+    list of texts that gives (embeddings (b n dt), mask (b n)).
     """
 
     config_class = MeshTransformerConfig
     part = "transformer"
 
     @typing.no_type_check
-    def __init__(self, tokenizer, config=None, **keywords):
+    def __init__(self, tokenizer, config=None, *, text_encoder=None, **keywords):
         config = resolve_config(MeshTransformerConfig, config, keywords)
         form = face_form(tokenizer)
         if config.max_seq_len < form.tokens:
             raise ConfigError(f"max_seq_len = {config.max_seq_len} is less than one face, which is {form.tokens} codes")
         super().__init__(config, form, _FaceDecoder(tokenizer))
-        self._held = _Held(tokenizer)
+        self._held, self._encoder = _Held(tokenizer), _Held(None)
+        if text_encoder is not None:
+            self.use_text_encoder(text_encoder)
 
     @property
     def tokenizer(self) -> MeshTokenizer:
         return self._held.value
 
     @typing.no_type_check
-    def forward(self, *, vertices=None, faces=None, face_edges=None, codes=None, texts=None, text_embeds=None):
-        """The loss of meshes (vertices (b nv 3), faces (b nf k) padded -1) or of their codes, in nats per token."""
-        _no_conditions(texts, text_embeds)
-        return self.losses(self.codes_of(vertices, faces, face_edges) if codes is None else codes).loss
+    def forward(self, *, vertices=None, faces=None, face_edges=None, codes=None, cond_drop_prob=None, **conditions):
+        """The loss of meshes (vertices (b nv 3), faces (b nf k) padded -1) or of their codes, in nats per token.
+
+        The conditions are the keywords of `conditions_of`.
+        """
+        codes = self.checked_codes(self.codes_of(vertices, faces, face_edges) if codes is None else codes)
+        return self.losses(codes, self.conditions_for(codes, conditions), cond_drop_prob).loss
 
     @typing.no_type_check
-    def losses(self, codes) -> TransformerOutput:
+    def losses(self, codes, conditions=None, cond_drop_prob=None) -> TransformerOutput:
         """The likelihood of codes (b n) or (b nf*k q), padded -1, each row followed by the end.
 
-        An unfinished last face is predicted as far as it goes and is followed by no end. Raises `CodesError` for codes
+        conditions: `Conditions` of the b rows. In training mode each kind of them is left out at random, as the config
+        says; `cond_drop_prob` leaves out all of a row together with that probability instead, in any mode. An
+        unfinished last face is predicted as far as it goes and is followed by no end. Raises `CodesError` for codes
         that do not fit the tokenizer, that have a gap, or that are longer than `max_seq_len`.
         """
-        return self.likelihood(self.checked_codes(codes))
+        codes = self.checked_codes(codes)
+        return self.likelihood(codes, context=self.context_of(conditions, len(codes), cond_drop_prob))
 
     @typing.no_type_check
-    def forward_on_codes(self, codes=None, return_loss=True, append_eos=True, texts=None, text_embeds=None):
+    def forward_on_codes(self, codes=None, return_loss=True, append_eos=True, cond_drop_prob=None, **conditions):
         """The loss of codes; with `return_loss = False` log-probabilities (b, n + 1, vocab_size + 1) of each next code.
 
-        The end is the last class. No codes at all ask for the first code of one mesh.
+        The end is the last class. No codes at all ask for the first code of one mesh. The conditions are the keywords
+        of `conditions_of`.
         """
-        _no_conditions(texts, text_embeds)
         codes = self.checked_codes(torch.zeros(1, 0, dtype=torch.long) if codes is None else codes)
-        return self.likelihood(codes, append_eos).loss if return_loss else self.next_logits(codes)
+        context = self.context_of(self.conditions_for(codes, conditions), len(codes), cond_drop_prob)
+        return self.likelihood(codes, append_eos, context).loss if return_loss else self.next_logits(codes, context)
+
+    # conditions
+
+    @typing.no_type_check
+    def conditions_of(
+        self,
+        batch_size=None,
+        *,
+        texts=None,
+        text_embeds=None,
+        text_mask=None,
+        categories=None,
+        num_faces=None,
+        points=None,
+        conditions=None,
+    ) -> Conditions:
+        """What is asked of `batch_size` meshes, or of as many as conditions are given, on the model's device.
+
+        texts: one for all rows, or a list with None where there is none. text_embeds: (b n dt) in their place, and
+        text_mask (b n), True at tokens (not given: where not all is zero). categories: names or numbers, -1 or None for
+        none. num_faces: how many faces to aim at. points: clouds (p 3), or (p 6) with unit normals, in the frame of the
+        normalised mesh. conditions: all of these as one value. Raises `ConditionError` for what is malformed, of other
+        numbers of rows, or of a kind that the model was not made for.
+        """
+        if conditions is not None:
+            return self._checked_conditions(conditions, batch_size)
+        parts: dict[str, Tensor] = {}
+        if texts is not None:
+            if text_embeds is not None:
+                raise ConditionError("both texts and text_embeds are given: leave one out")
+            self._takes("text", "texts")
+            text_embeds, text_mask = self.embed_texts(texts)
+        for kind, name, given, make in (
+            ("text", "text_embeds", text_embeds, lambda: text_conditions(text_embeds, text_mask, self.config.text_width)),
+            (
+                "category",
+                "categories",
+                categories,
+                lambda: category_conditions(categories, self.config.categories, batch_size),
+            ),
+            ("num_faces", "num_faces", num_faces, lambda: face_conditions(num_faces, batch_size)),
+            ("points", "points", points, lambda: point_conditions(points)),
+        ):
+            if given is not None:
+                self._takes(kind, name)
+                parts |= make()
+        counts = {name: len(part) for name, part in parts.items() if not name.endswith("_mask")}
+        rows = rows_of(batch_size, counts)
+        parts = {name: part.expand(rows, *part.shape[1:]).to(self.device) for name, part in parts.items()}
+        return Conditions(rows, **parts)
+
+    @typing.no_type_check
+    def conditions_for(self, codes, given: dict[str, Any]) -> Conditions | None:
+        """`conditions_of` for learning from codes: a mesh has as many faces as it has, unless that is given."""
+        if not self.config.is_conditioned:
+            self.conditions_of(len(codes), **given)
+            return None
+        found = self.conditions_of(len(codes), **given)
+        if not found.kinds and self.config.kinds != ("num_faces",):
+            wanted = ", ".join(ARGUMENTS[kind] for kind in self.config.kinds)
+            raise ConditionError(f"this model learns from conditions, and none is given: pass some of {wanted}")
+        if self.config.takes("num_faces") and found.num_faces is None:
+            counts = (codes >= 0).sum(dim=1) // self.tokens_per_face
+            found = dataclasses.replace(found, num_faces=counts.clamp(min=1))
+        return found
+
+    @typing.no_type_check
+    def embed_texts(self, texts) -> tuple[Tensor, Tensor]:
+        """(embeddings (b n dt), mask (b n)) of a text or a list, None in it for no text, by the text encoder."""
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        wrong = [item for item in texts if item is not None and not isinstance(item, str)]
+        if wrong:
+            raise ConditionError(f"texts must be strings, or None for no text, got {type(wrong[0]).__name__}")
+        self._takes("text", "texts")
+        if not texts:
+            raise ConditionError("no text is given: texts is empty")
+        found = self.text_encoder.embed([text or "" for text in texts])
+        said = torch.tensor([bool(text) for text in texts])
+        embeds, mask = found.embeddings.to(self.device), (found.mask & said[:, None]).to(self.device)
+        if embeds.shape[-1] != self.config.text_width:
+            raise ConditionError(
+                f"the text encoder gives {embeds.shape[-1]} numbers a token, the model takes {self.config.text_width} "
+                "(dim_text): use the encoder that it was made for"
+            )
+        return embeds, mask
+
+    @property
+    def text_encoder(self) -> TextEncoder:
+        """The encoder of `texts`, loaded when first asked for. Raises what `meshgpt.text.encoder.text_encoder` does."""
+        if self._encoder.value is None:
+            self._encoder.value = text_encoder(self.config.text_condition_model_types[0])
+        return self._encoder.value
+
+    @typing.no_type_check
+    def use_text_encoder(self, encoder) -> None:
+        """Reads texts by this encoder, or by a function of a list of texts that gives (embeddings, mask)."""
+        if not self.config.takes("text"):
+            raise ConditionError("a text encoder for a model that takes no text: make it with condition_on_text = True")
+        self._encoder.value = encoder if hasattr(encoder, "embed") else CallableEncoder(encoder, self.config.text_width)
+
+    def context_of(
+        self, conditions: Conditions | None, batch_size: int, cond_drop_prob: float | None = None
+    ) -> Context | None:
+        """What the stacks read; None for a model that takes no condition."""
+        if self.conditioner is None:
+            if conditions is not None and conditions.kinds:
+                raise ConditionError(f"this model is unconditional and takes no {conditions.kinds[0]}")
+            return None
+        conditions = self._checked_conditions(conditions or Conditions(batch_size), batch_size)
+        if self.training or cond_drop_prob is not None:
+            conditions = dropped_at_random(conditions, self.config, cond_drop_prob)
+        return self.conditioner(conditions)
+
+    @typing.no_type_check
+    def _checked_conditions(self, conditions, batch_size: int | None) -> Conditions:
+        if not isinstance(conditions, Conditions):
+            raise ConditionError(f"conditions must be a Conditions, got {type(conditions).__name__}")
+        if batch_size is not None and len(conditions) != batch_size:
+            if len(conditions) != 1:
+                raise ConditionError(f"conditions of {len(conditions)} meshes for a batch of {batch_size}")
+            conditions = conditions.select(torch.zeros(batch_size, dtype=torch.long))
+        for kind in conditions.kinds:
+            self._takes(kind, ARGUMENTS[kind])
+        return conditions.to(self.device)
+
+    def _takes(self, kind: str, name: str) -> None:
+        if self.config.takes(kind):
+            return
+        if not self.config.is_conditioned:
+            raise ConditionError(f"this model is unconditional and takes no `{name}`: leave it out")
+        known = ", ".join(ARGUMENTS[kind] for kind in self.config.kinds)
+        raise ConditionError(f"this model takes no `{name}`, it was made for {known}: leave it out")
 
     @typing.no_type_check
     def codes_of(self, vertices, faces, face_edges=None):
@@ -146,8 +306,10 @@ class MeshTransformer(FaceWriter, Pretrained):
 
         prompt: codes (b n) or (b nf*k q), padded -1, rows of any lengths, also within a face. filter_logits_fn(logits,
         **filter_kwargs): sees log-probabilities (b, vocab_size + 1), the end last. Further keywords: the fields of
-        `Sampling` (temperature, top_k, top_p, min_p, seed, max_faces, min_faces), and cache_kv, max_seq_len, progress
-        (True shows a bar), on_face(row, face, codes) called for each face. Raises `GenerationError`, `CodesError`.
+        `Sampling` (temperature, top_k, top_p, min_p, seed, max_faces, min_faces) and of `Guidance` (cond_scale, ...),
+        those of `conditions_of` (texts, categories, ...), negative_texts, from which guidance leads away, and cache_kv,
+        max_seq_len, progress (True shows a bar), on_face(row, face, codes) called for each face. Raises
+        `GenerationError`, `CodesError`.
         """
         options = _split_options(options)
         limit = self.config.max_seq_len if options["max_seq_len"] is None else options["max_seq_len"]
@@ -155,8 +317,10 @@ class MeshTransformer(FaceWriter, Pretrained):
             raise GenerationError(
                 f"max_seq_len = {limit} must lie in 1 .. {self.config.max_seq_len}, what the model was made for"
             )
-        sampling = _sampling(options["sampling"])
-        prompt = self._checked_prompt(prompt, batch_size, limit, sampling)
+        sampling, guidance = _sampling(options["sampling"]), Guidance.from_dict(options["guidance"])
+        prompt, conditions = self._rows(prompt, batch_size, options["conditions"])
+        prompt = self._checked_prompt(prompt, limit, sampling)
+        context, guided = self._contexts(conditions, options["negative_texts"], guidance)
         chooser = Chooser(sampling, filter_logits_fn, tuple((filter_kwargs or {}).items()))
         grammar = self.tokenizer.grammar if sampling.follow_grammar else None
         if sampling.follow_grammar and grammar is None:
@@ -164,19 +328,56 @@ class MeshTransformer(FaceWriter, Pretrained):
             raise GenerationError(f"this {kind} has no grammar to follow: leave follow_grammar out")
         faces = limit // self.tokens_per_face if sampling.max_faces is None else sampling.max_faces
         with as_in_evaluation(self), tqdm(total=faces, disable=not options["progress"], unit=" faces") as bar:
-            request = Request(prompt, chooser, limit, options["cache_kv"], grammar, options["on_face"], _shown_on(bar))
+            request = Request(
+                prompt,
+                chooser,
+                limit,
+                options["cache_kv"],
+                context,
+                guidance if guided else None,
+                grammar,
+                options["on_face"],
+                _shown_on(bar),
+            )
             return write(self, request)
 
-    def _checked_prompt(self, prompt: Any, batch_size: int | None, limit: int, sampling: Sampling) -> Tensor:
-        if prompt is None:
-            if batch_size is not None and batch_size < 1:
-                raise GenerationError(f"batch_size must be at least 1, got {batch_size}")
-            return torch.empty(batch_size or 1, 0, dtype=torch.long, device=self.device)
-        codes = self.checked_codes(prompt)
-        if batch_size is not None and batch_size != len(codes):
+    @typing.no_type_check
+    def _rows(self, prompt, batch_size: int | None, given: dict[str, Any]) -> tuple[Any, Conditions]:
+        """The prompt and the conditions of as many rows as either, or `batch_size`, asks for."""
+        if batch_size is not None and batch_size < 1:
+            raise GenerationError(f"batch_size must be at least 1, got {batch_size}")
+        prompt = None if prompt is None else self.checked_codes(prompt)
+        if prompt is not None and batch_size not in (None, len(prompt)):
             raise GenerationError(
-                f"batch_size = {batch_size}, but the prompt has {len(codes)} rows: leave batch_size out"
+                f"batch_size = {batch_size}, but the prompt has {len(prompt)} rows: leave batch_size out"
             )
+        asked = batch_size if prompt is None or len(prompt) == 1 else len(prompt)
+        conditions = self.conditions_of(asked, **given)
+        if prompt is None:
+            prompt = torch.empty(len(conditions), 0, dtype=torch.long, device=self.device)
+        return prompt.expand(len(conditions), -1), conditions
+
+    @torch.no_grad()
+    @typing.no_type_check
+    def _contexts(self, conditions: Conditions, negative_texts, guidance: Guidance) -> tuple[Context | None, bool]:
+        """What is asked of each row, followed under guidance by what is not; and whether there is guidance."""
+        if self.conditioner is None:
+            if guidance.is_on or negative_texts is not None:
+                raise ConditionError("this model is unconditional, there is nothing to guide: leave out cond_scale")
+            return None, False
+        if negative_texts is not None and not guidance.is_on:
+            raise ConditionError("negative_texts without guidance: give a cond_scale above 1")
+        with as_in_evaluation(self):
+            if not guidance.is_on:
+                return self.context_of(conditions, len(conditions)), False
+            unasked = conditions.without(guidance.guided or KINDS)
+            if negative_texts is not None:
+                parts = self.conditions_of(len(conditions), texts=negative_texts)
+                unasked = dataclasses.replace(unasked, text_embeds=parts.text_embeds, text_mask=parts.text_mask)
+            both = Conditions.join([conditions, unasked])
+            return self.context_of(both, len(both)), True
+
+    def _checked_prompt(self, codes: Tensor, limit: int, sampling: Sampling) -> Tensor:
         longest = limit if sampling.max_faces is None else min(limit, sampling.max_faces * self.tokens_per_face)
         if codes.shape[1] > longest:
             raise GenerationError(
@@ -286,14 +487,11 @@ def _sampling(fields: dict[str, Any]) -> Sampling:
         raise GenerationError(str(error).replace("Sampling has no field", "generate has no option")) from error
 
 
-def _no_conditions(*conditions: Any) -> None:
-    if any(condition is not None for condition in conditions):
-        raise GenerationError("this model is unconditional and takes no texts: leave out `texts` and `text_embeds`")
-
-
 def _split_options(options: dict[str, Any]) -> dict[str, Any]:
-    """The keywords of `generate_result`: its own, and under "sampling" the rest."""
-    own = {"cache_kv": True, "max_seq_len": None, "on_face": None, "progress": False}
-    _no_conditions(options.pop("texts", None), options.pop("text_embeds", None))
+    """The keywords of `generate_result`: its own, under "conditions" and "guidance" theirs, under "sampling" the rest."""
+    own = {"cache_kv": True, "max_seq_len": None, "on_face": None, "progress": False, "negative_texts": None}
     taken = {name: options.pop(name, default) for name, default in own.items()}
-    return {**taken, "sampling": options}
+    asked = {name: options.pop(name) for name in CONDITION_KEYWORDS if name in options}
+    fields = {field.name for field in dataclasses.fields(Guidance)}
+    guidance = {name: options.pop(name) for name in sorted(fields & options.keys())}
+    return {**taken, "conditions": asked, "guidance": guidance, "sampling": options}
