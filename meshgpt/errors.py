@@ -15,7 +15,13 @@
     │   └── NonFiniteLossError              the loss became NaN or infinite
     ├── TextEncoderError (RuntimeError)     a text encoder that is out of reach, damaged, or gives what it should not
     └── MissingExtraError (ImportError)     an optional package is needed: names the extra to install
+
+    KeyboardInterrupt
+    └── GenerationInterrupted               Ctrl-C while meshes were being written: carries what there is of them
 """
+
+from collections.abc import Iterable
+from typing import Any
 
 
 class MeshGPTError(Exception):
@@ -81,3 +87,20 @@ class MissingExtraError(MeshGPTError, ImportError):
 
 class DataIndexError(DataError, IndexError):
     """An index beyond the end of a data set; also an `IndexError`, as Python's sequence protocol expects."""
+
+
+class GenerationInterrupted(KeyboardInterrupt):
+    """Ctrl-C while meshes were being written; it ends a program as Ctrl-C does, and carries what there is of them.
+
+    written: the `GeneratedMesh`es of a pipeline so far, "interrupted" in `stopped_by` where one was not finished.
+    result: the `GenerationResult` of the rows that were being written last, None where there was none yet.
+    """
+
+    def __init__(self, written: Iterable[Any] = (), result: Any = None):
+        super().__init__("interrupted")
+        self.written, self.result = list(written), result
+
+    @property
+    def meshes(self) -> list[Any]:
+        """The meshes of `written`."""
+        return [item.mesh for item in self.written]

@@ -10,17 +10,19 @@ from warnings import warn
 import numpy as np
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from meshgpt.checkpoint import find_model, load_config, save_model, saved_class, upload
 from meshgpt.config import Config
 from meshgpt.data.batch import MeshBatch
-from meshgpt.errors import CheckpointError, GenerationError
+from meshgpt.errors import CheckpointError, GenerationError, GenerationInterrupted
 from meshgpt.mesh.canonical import canonicalize
 from meshgpt.mesh.mesh import Mesh, drop_unused_vertices
 from meshgpt.mesh.topology import orient, topology_report
 from meshgpt.tokenizers.autoencoder import MeshAutoencoder
 from meshgpt.tokenizers.coordinates import CoordinateTokenizer
 from meshgpt.tokenizers.tokenizer import MeshTokenizer
+from meshgpt.transformer.generation import GenerationResult
 from meshgpt.transformer.transformer import MeshTransformer
 
 TOKENIZERS: dict[str, Any] = {"MeshAutoencoder": MeshAutoencoder, "CoordinateTokenizer": CoordinateTokenizer}
@@ -53,7 +55,7 @@ class GeneratedMesh:
     mesh: Mesh
     seed: int
     codes: Tensor  # (n,), the prompt's first
-    stopped_by: str  # "end" where the model ended the mesh; else the limit that did: "max_faces" or "max_seq_len"
+    stopped_by: str  # "end": by the model; else by a limit, "max_faces" or "max_seq_len", or by Ctrl-C, "interrupted"
 
 
 class MeshPipeline:
@@ -84,14 +86,26 @@ class MeshPipeline:
 
     @no_type_check
     def generate(
-        self, text=None, *, seed=None, num_meshes=1, prompt=None, batch_size=16, on_face=None, progress=False, **options
+        self,
+        text=None,
+        *,
+        seed=None,
+        num_meshes=1,
+        prompt=None,
+        batch_size=16,
+        on_face=None,
+        on_mesh=None,
+        progress=False,
+        **options,
     ) -> list[GeneratedMesh]:
         """`num_meshes` meshes, `batch_size` at a time; what a seed gives does not depend on either.
 
         seed: mesh i is written with seed + i; without one, seeds are drawn and told in the result. prompt: a `Mesh` in
-        [-1, 1] to go on from; its faces come first. on_face(mesh, face, codes) hears of every face as it is written.
-        candidates: so many are written of each mesh, and the one with the fewest open and non-manifold edges is kept.
-        Further keywords: the fields of `Sampling`. Raises `GenerationError` for what this model cannot do.
+        [-1, 1] to go on from; its faces come first. on_face(mesh, face, codes) hears of every face as it is written,
+        on_mesh(mesh, generated) of every mesh. candidates: so many are written of each mesh, and the one with the
+        fewest open and non-manifold edges is kept. progress: shows a bar. Further keywords: the fields of `Sampling`.
+        Raises `GenerationError` for what this model cannot do, and for Ctrl-C `GenerationInterrupted`, which has what
+        was written before, faces of unfinished meshes too.
         """
         if text is not None:
             raise GenerationError("this model was trained without texts and takes none: leave `text` out")
@@ -106,23 +120,38 @@ class MeshPipeline:
         seeds = self._seeds(seed, num_meshes)
         codes = None if prompt is None else self.prompt_codes(prompt)
         best: list[GeneratedMesh] = []
-        for round in range(candidates):
-            written = []
+        with tqdm(total=num_meshes * candidates, disable=not progress, unit=" meshes") as bar:
             for start in range(0, num_meshes, batch_size):
-                rows = seeds[start : start + batch_size]
-                result = self.transformer.generate_result(
-                    None if codes is None else codes.expand(len(rows), -1),
-                    len(rows),
-                    seed=tuple(row + CANDIDATE_STRIDE * round for row in rows),
-                    on_face=_shifted(on_face, start),
-                    progress=progress,
-                    **options,
-                )
-                for row_seed, row, reason in zip(rows, result.codes, result.stopped_by, strict=True):
-                    row = row[row >= 0]
-                    written.append(GeneratedMesh(self.finished(row), row_seed, row, reason))
-            best = written if round == 0 else [min(pair, key=_faults) for pair in zip(best, written, strict=True)]
+                rows, result = seeds[start : start + batch_size], None
+                try:
+                    for round in range(candidates):
+                        result = self.transformer.generate_result(
+                            None if codes is None else codes.expand(len(rows), -1),
+                            len(rows),
+                            seed=tuple(row + CANDIDATE_STRIDE * round for row in rows),
+                            on_face=_shifted(on_face, start),
+                            progress=_shown_on(bar, start * candidates + (round + 1) * len(rows)),
+                            **options,
+                        )
+                        best[start:] = self._better(best[start:], rows, result)
+                    for index, item in enumerate(best[start:] if on_mesh else (), start):
+                        on_mesh(index, item)
+                except KeyboardInterrupt as interrupt:
+                    result = getattr(interrupt, "result", result)
+                    if result is not None:
+                        best[start:] = self._better(best[start:], rows, result)
+                    raise GenerationInterrupted(filter(_is_something, best), result) from interrupt
+            bar.update(bar.total - bar.n)
         return best
+
+    def _better(self, best: list[GeneratedMesh], seeds: list[int], result: GenerationResult) -> list[GeneratedMesh]:
+        """Of each mesh the best so far, or what was written now if it is better; of no mesh yet: what was written."""
+        codes = [row[row >= 0] for row in result.codes]
+        new = [
+            GeneratedMesh(self.finished(row), seed, row, reason)
+            for row, seed, reason in zip(codes, seeds, result.stopped_by, strict=True)
+        ]
+        return [min(pair, key=_faults) for pair in zip(best, new, strict=True)] if best else new
 
     def _seeds(self, seed: int | np.integer | Sequence[int | np.integer] | None, num_meshes: int) -> list[int]:
         if seed is None:
@@ -193,14 +222,28 @@ class MeshPipeline:
         return upload(self, repository, private, dtype)
 
 
-def _faults(item: GeneratedMesh) -> tuple[bool, float]:
-    """Orders candidates: those that the model ended first, then by the share of edges without exactly two faces."""
+def _faults(item: GeneratedMesh) -> tuple[int, float]:
+    """Orders candidates: ended by the model, by a limit, by Ctrl-C; then by the share of edges without two faces."""
     report = topology_report(item.mesh)
-    return item.stopped_by != "end", (report.boundary_edges + report.nonmanifold_edges) / max(report.edges, 1)
+    ended = {"end": 0, "interrupted": 2}.get(item.stopped_by, 1)
+    return ended, (report.boundary_edges + report.nonmanifold_edges) / max(report.edges, 1)
+
+
+def _is_something(item: GeneratedMesh) -> bool:
+    return item.mesh.num_faces > 0 or item.stopped_by != "interrupted"
+
+
+def _shown_on(bar: Any, total: int) -> Callable[[int, int], None]:
+    """Moves a bar of meshes, of which `total` are done when no row is being written any more."""
+
+    def show(face: int, rows: int) -> None:
+        bar.set_postfix(face=face, refresh=False)
+        bar.update(total - rows - bar.n)
+
+    return show
 
 
 def _shifted(on_face: STREAMED | None, start: int) -> STREAMED | None:
     if on_face is None:
         return None
     return lambda row, face, codes: on_face(start + row, face, codes)
-

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from meshgpt import __version__
-from meshgpt.cli import generate as cli_generate
 from meshgpt.cli.generate import Saved, save_page
 from meshgpt.cli.main import main, parser
 from meshgpt.errors import (
@@ -317,20 +316,43 @@ def test_a_format_that_cannot_be_written_is_refused_before_anything_is_generated
 
 
 @pytest.mark.filterwarnings("ignore:.*were cut off")
-def test_what_was_generated_before_an_interruption_is_saved(runs, tmp_path, monkeypatch):
-    generate, calls = MeshPipeline.generate, []
+def test_what_was_generated_before_an_interruption_is_saved(runs, tmp_path, monkeypatch, capsys):
+    """The meshes of whole batches, and of the batch that was being written what there is of them."""
+    generate, seen = MeshPipeline.generate, []
 
     def interrupted(self, **options):
-        calls.append(options["seed"])
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return generate(self, **options)
+        def on_face(mesh, face, codes):
+            seen.append({path.name for path in tmp_path.iterdir()})
+            if (mesh, face) == (5, 2):
+                raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli_generate, "AT_ONCE", 2)
+        return generate(self, batch_size=4, on_face=on_face, min_faces=4, **options)
+
     monkeypatch.setattr(MeshPipeline, "generate", interrupted)
     words = ["generate", "--model", str(runs / "m" / "pipeline"), "--seed", "5", "-n", "9", "--max-faces", "4"]
+    words += ["--candidates", "1"]
     assert main([*words, "-o", str(tmp_path)]) == 130
-    assert calls == [5, 7, 9] and {path.name for path in tmp_path.iterdir()} == {f"seed-{n}.glb" for n in range(5, 9)}
+    assert seen[-1] == {f"seed-{n}.glb" for n in range(5, 9)}
+    assert {path.name for path in tmp_path.iterdir()} == {f"seed-{n}.glb" for n in range(5, 13)}
+    shown = capsys.readouterr()
+    assert "seed 9, 3 faces, cut off by interrupted" in shown.out and shown.err.endswith("meshgpt: interrupted\n")
+    assert "0/9 [" in shown.err.split("\r")[1] and "/4 [" not in shown.err  # one bar for all
+
+
+@pytest.mark.filterwarnings("ignore:.*were cut off")
+def test_a_demo_that_is_interrupted_saves_what_there_is(runs, tmp_path, monkeypatch):
+    generate = MeshPipeline.generate
+
+    def interrupted(self, **options):
+        def on_face(mesh, face, codes):
+            if face == 2:
+                raise KeyboardInterrupt
+
+        return generate(self, on_face=on_face, min_faces=3, **options)
+
+    monkeypatch.setattr(MeshPipeline, "generate", interrupted)
+    assert main(["demo", "--model", str(runs / "m" / "pipeline"), "-n", "2", "-o", str(tmp_path)]) == 130
+    assert {path.name for path in tmp_path.iterdir()} == {"seed-0.glb", "seed-1.glb"}
 
 
 def test_settings_of_a_foreign_transformer_come_from_its_file(tmp_path):

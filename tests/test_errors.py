@@ -6,9 +6,10 @@ import inspect
 import pytest
 
 from meshgpt import errors
-from meshgpt.errors import DataIndexError, MeshGPTError, MissingExtraError
+from meshgpt.errors import DataIndexError, GenerationInterrupted, MeshGPTError, MissingExtraError
 
-KINDS = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if kind.__module__ == errors.__name__]
+CLASSES = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if kind.__module__ == errors.__name__]
+KINDS = [kind for kind in CLASSES if kind is not GenerationInterrupted]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -24,6 +25,11 @@ def test_the_tree_names_the_built_in_kind_of_each(kind):
     for name in ("ValueError", "RuntimeError", "ImportError", "IndexError"):
         if name in line:
             assert issubclass(kind, getattr(builtins, name))
+
+
+def test_an_interruption_is_no_error_and_ends_a_program_as_ctrl_c_does():
+    assert issubclass(GenerationInterrupted, KeyboardInterrupt) and not issubclass(GenerationInterrupted, Exception)
+    assert "GenerationInterrupted" in errors.__doc__
 
 
 def test_a_missing_extra_names_the_extra_or_the_command():

@@ -7,7 +7,7 @@ import torch
 from test_transformer import OPTIONS, every_option, make, make_codes
 from toy_tokenizers import RawTokenizer
 
-from meshgpt.errors import GenerationError
+from meshgpt.errors import GenerationError, GenerationInterrupted
 from meshgpt.tokenizers.autoencoder import MeshAutoencoder
 from meshgpt.transformer.cache import empty_cache
 from meshgpt.transformer.sampling import keep_min_p, keep_top_k, keep_top_p
@@ -114,6 +114,50 @@ def test_the_coarse_stack_runs_once_a_face_and_rows_that_ended_cost_nothing():
     counts = result.face_counts.tolist()
     assert len(set(counts)) > 1
     assert [tuple(s) for s in sizes] == [(6, 1)] + [(sum(c > face for c in counts), 1) for face in range(max(counts))]
+
+
+def test_ctrl_c_carries_what_has_been_written():
+    """Rows that ended are whole, the others reach to the last code before the interruption."""
+    model = lively()
+    whole = model.generate_result(batch_size=6, seed=0, min_faces=2)
+    counts = whole.face_counts.tolist()
+    last = max(counts) - 2
+    assert min(counts) <= last
+
+    def on_face(row, face, codes):
+        if face == last:
+            raise KeyboardInterrupt
+
+    with pytest.raises(GenerationInterrupted) as caught:
+        model.generate(batch_size=6, seed=0, min_faces=2, on_face=on_face)
+    result = caught.value.result
+    assert caught.value.meshes == [] and "interrupted" in result.stopped_by and "end" in result.stopped_by
+    assert result.face_counts.tolist() == [min(count, last + 1) for count in counts]
+    for row, reason, full in zip(result.codes, result.stopped_by, whole.codes, strict=True):
+        assert torch.equal(row[row >= 0], full[full >= 0][: length_of(row)])
+        assert reason == "interrupted" or length_of(row) == length_of(full)
+
+
+def test_within_a_face_ctrl_c_loses_no_code():
+    model, seen = lively(ends=-100.0), []
+
+    def interrupting(logits):
+        seen.append(logits)
+        if len(seen) == 9:
+            raise KeyboardInterrupt
+        return logits
+
+    with pytest.raises(GenerationInterrupted) as caught:
+        model.generate_result(seed=0, filter_logits_fn=interrupting)
+    assert caught.value.result.codes.shape == (1, 8) and caught.value.result.stopped_by == ("interrupted",)
+    again = model.generate_result(seed=0, max_seq_len=8, filter_logits_fn=lambda logits: logits)
+    assert torch.equal(again.codes, caught.value.result.codes)
+
+
+def test_progress_may_be_a_function_of_the_face_and_the_rows():
+    model, seen = lively(), []
+    counts = model.generate_result(batch_size=6, seed=0, progress=lambda *step: seen.append(step)).face_counts
+    assert seen == [(face, int((counts >= face).sum())) for face in range(int(counts.max()) + 1)]
 
 
 # randomness

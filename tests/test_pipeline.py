@@ -1,5 +1,6 @@
 """The pipeline: what comes out is finished, does not depend on the batch, and survives saving."""
 
+import re
 import warnings
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from meshgpt.checkpoint import save_model
-from meshgpt.errors import CheckpointError, GenerationError
+from meshgpt.errors import CheckpointError, GenerationError, GenerationInterrupted
 from meshgpt.mesh.canonical import canonicalize
 from meshgpt.mesh.mesh import Mesh
 from meshgpt.mesh.topology import topology_report
@@ -116,6 +117,82 @@ def test_faces_are_streamed_with_the_number_of_their_mesh(pipeline):
     for index, item in enumerate(written):
         codes = torch.cat([codes for mesh, _, codes in heard if mesh == index])
         assert torch.equal(codes, item.codes[: len(codes)]) and len(item.codes) - len(codes) < 6
+
+
+def at_face(mesh, face):
+    """Ctrl-C when face `face` of mesh `mesh` has been written."""
+
+    def on_face(*place):
+        if place[:2] == (mesh, face):
+            raise KeyboardInterrupt
+
+    return on_face
+
+
+@pytest.mark.parametrize("call", [MeshPipeline.generate, MeshPipeline.__call__])
+def test_ctrl_c_loses_no_mesh_and_no_face(pipeline, call):
+    options = {"seed": 1, "num_meshes": 6, "batch_size": 2, "min_faces": 4}
+    whole = pipeline.generate(**options)
+    with pytest.raises(GenerationInterrupted) as caught:
+        call(pipeline, on_face=at_face(3, 2), **options)
+    written = caught.value.written
+    assert [item.seed for item in written] == [1, 2, 3, 4]
+    assert [item.stopped_by for item in written[2:]] == ["interrupted"] * 2
+    for item, full in zip(written, whole, strict=False):
+        assert torch.equal(item.codes, full.codes[: len(item.codes)])
+    assert all(same(item.mesh, full.mesh) for item, full in zip(written[:2], whole, strict=False))
+    assert caught.value.meshes == [item.mesh for item in written] and written[3].mesh.num_faces == 3
+    assert caught.value.result.face_counts.tolist() == [3, 3]
+
+
+def test_ctrl_c_before_the_first_face_keeps_the_batches_before(pipeline, monkeypatch):
+    def interrupted(self, prompt, batch_size, **options):
+        if options["seed"] == (2,):
+            raise KeyboardInterrupt
+        return generate_result(self, prompt, batch_size, **options)
+
+    generate_result = MeshTransformer.generate_result
+    monkeypatch.setattr(MeshTransformer, "generate_result", interrupted)
+    with pytest.raises(GenerationInterrupted) as caught:
+        pipeline.generate(seed=0, num_meshes=4, batch_size=1)
+    assert [item.seed for item in caught.value.written] == [0, 1] and caught.value.result is None
+
+
+def test_ctrl_c_in_a_later_round_keeps_the_best_candidates(pipeline):
+    """A candidate that was cut off never stands before a whole one."""
+    rounds = []
+
+    def on_face(mesh, face, codes):
+        rounds.append(face == 0 and mesh == 0)
+        if sum(rounds) == 3 and face == 2:
+            raise KeyboardInterrupt
+
+    options = {"seed": 0, "num_meshes": 3, "max_faces": 25, "min_faces": 4}
+    with pytest.raises(GenerationInterrupted) as caught:
+        pipeline.generate(candidates=5, on_face=on_face, **options)
+    kept = pipeline.generate(candidates=2, **options)
+    assert all(same(one, other.mesh) for one, other in zip(caught.value.meshes, kept, strict=True))
+
+
+def test_ctrl_c_while_a_mesh_is_handed_over_loses_none(pipeline):
+    def on_mesh(index, item):
+        handed.append(item)
+        if index == 2:
+            raise KeyboardInterrupt
+
+    handed = []
+    with pytest.raises(GenerationInterrupted) as caught:
+        pipeline.generate(seed=0, num_meshes=6, batch_size=2, on_mesh=on_mesh)
+    assert len(handed) == 3 and len(caught.value.written) == 4
+    assert all(same(one.mesh, other) for one, other in zip(handed, caught.value.meshes, strict=False))
+
+
+def test_one_bar_counts_the_meshes_of_all_batches_and_candidates(pipeline, capsys):
+    pipeline.generate(seed=0, num_meshes=5, batch_size=2, candidates=3, max_faces=25, progress=True)
+    shown = capsys.readouterr().err
+    assert " 0/15 [" in shown and "15/15 [" in shown and shown.count("\n") == 1
+    counts = [int(count) for count in re.findall(r"(\d+)/15 \[", shown)]
+    assert counts == sorted(counts)
 
 
 def test_of_several_candidates_the_one_with_the_fewest_faults_is_kept(pipeline):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from meshgpt.cli.generate import Saved, check_output, save_all, save_page
+from meshgpt.cli.generate import Saved, Saving, check_output, save_page
 
 if TYPE_CHECKING:
     from meshgpt.pipeline import GeneratedMesh
@@ -32,9 +32,9 @@ def run(arguments: argparse.Namespace) -> None:
     pipe = MeshPipeline.from_pretrained(arguments.model)
     options = {} if arguments.max_faces is None else {"max_faces": arguments.max_faces}
     start = time.perf_counter()
-    written = pipe.generate(seed=arguments.seed, num_meshes=arguments.num_meshes, progress=True, **options)
-    seconds = time.perf_counter() - start
-    saved = save_all(written, arguments.out, "glb", {"model": str(arguments.model), **options})
+    saving = Saving(arguments.out, "glb", {"model": str(arguments.model), **options}, tell=False)
+    written = saving.generate(pipe, seed=arguments.seed, num_meshes=arguments.num_meshes, **options)
+    seconds, saved = time.perf_counter() - start, saving.saved
     page = save_page(saved, arguments.out / "index.html", f"meshgpt demo: {arguments.model}")
     sheet = save_png(contact_sheet([item.mesh for item in saved if item.path]), arguments.out / "contact_sheet.png")
     lines = list(summary(written, saved, seconds, pipe.config.candidates))
@@ -43,9 +43,7 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"files: {arguments.out}/seed-*.glb\npicture: {sheet}\nviewer: {page}")
 
 
-def summary(
-    written: "list[GeneratedMesh]", saved: list[Saved], seconds: float, candidates: int = 1
-) -> Iterator[str]:
+def summary(written: "list[GeneratedMesh]", saved: list[Saved], seconds: float, candidates: int = 1) -> Iterator[str]:
     """Lines of text: each mesh, then how many are valid, and how many copy a mesh of the training set.
 
     candidates: of how many each mesh was chosen, which the figures below then speak of.

@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from meshgpt.errors import GenerationError, MeshFileError
+from meshgpt.errors import GenerationError, GenerationInterrupted, MeshFileError
 
 if TYPE_CHECKING:
     from meshgpt.mesh.mesh import Mesh
-    from meshgpt.pipeline import GeneratedMesh
+    from meshgpt.pipeline import GeneratedMesh, MeshPipeline
 
-AT_ONCE = 16  # meshes written side by side
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", "max_faces", "candidates")
 
 
@@ -48,16 +47,11 @@ def run(arguments: argparse.Namespace) -> None:
     pipe = MeshPipeline.from_pretrained(arguments.model, device=arguments.device)
     options = {name: getattr(arguments, name) for name in SAMPLING if getattr(arguments, name) is not None}
     prompt = None if arguments.prompt is None else read_prompt(arguments.prompt)
-    seed, saved = secrets.randbelow(2**31) if arguments.seed is None else arguments.seed, []
-    for start in range(0, max(arguments.num_meshes, 1), AT_ONCE):  # each part is saved before the next is begun
-        count = min(arguments.num_meshes - start, AT_ONCE)
-        written = pipe.generate(seed=seed + start, num_meshes=count, prompt=prompt, progress=True, **options)
-        part = save_all(written, arguments.out, arguments.format, {"model": str(arguments.model), **options})
-        for item in part:
-            print(f"{item.path or 'nothing'}: {item.caption}", flush=True)
-        saved += part
+    seed = secrets.randbelow(2**31) if arguments.seed is None else arguments.seed
+    saving = Saving(arguments.out, arguments.format, {"model": str(arguments.model), **options})
+    saving.generate(pipe, seed=seed, num_meshes=arguments.num_meshes, prompt=prompt, **options)
     if arguments.view:
-        print(f"look at them: {save_page(saved, arguments.out / 'index.html', f'meshgpt {arguments.model}')}")
+        print(f"look at them: {save_page(saving.saved, arguments.out / 'index.html', f'meshgpt {arguments.model}')}")
 
 
 def check_output(folder: Path, extension: str) -> None:
@@ -86,20 +80,36 @@ class Saved:
     caption: str
 
 
-def save_all(written: "list[GeneratedMesh]", folder: Path, extension: str, settings: dict[str, Any]) -> list[Saved]:
-    """Writes `folder/seed-S.EXTENSION` for each; seed and settings are kept in the file where its format can."""
-    from meshgpt.mesh.files import write_mesh
+class Saving:
+    """Writes `folder/seed-S.EXTENSION` for each mesh; seed and settings are kept in the file where its format can."""
 
-    folder.mkdir(parents=True, exist_ok=True)
-    saved = []
-    for item in written:
-        caption = f"seed {item.seed}, {item.mesh.num_faces} faces"
+    def __init__(self, folder: Path, extension: str, settings: dict[str, Any], tell: bool = True):
+        self.folder, self.extension, self.settings, self.tell = folder, extension.lstrip("."), settings, tell
+        self.saved: list[Saved] = []
+
+    def generate(self, pipe: "MeshPipeline", **options: Any) -> "list[GeneratedMesh]":
+        """What the pipeline generates; each batch is saved before the next is begun, and at Ctrl-C what there is."""
+        try:
+            return pipe.generate(on_mesh=lambda _, item: self.keep(item), progress=True, **options)
+        except GenerationInterrupted as interrupt:
+            for item in interrupt.written[len(self.saved) :]:
+                self.keep(item)
+            raise
+
+    def keep(self, item: "GeneratedMesh") -> None:
+        """Writes the file of one mesh and tells of it."""
+        from tqdm import tqdm
+
+        from meshgpt.mesh.files import write_mesh
+
+        caption, path = f"seed {item.seed}, {item.mesh.num_faces} faces", None
         caption += "" if item.stopped_by == "end" else f", cut off by {item.stopped_by}"
-        path = folder / f"seed-{item.seed}.{extension.lstrip('.')}"
         if item.mesh.num_faces:
-            path = write_mesh(item.mesh, path, metadata={"generator": "meshgpt", "seed": item.seed, **settings})
-        saved.append(Saved(item.mesh, path if item.mesh.num_faces else None, caption))
-    return saved
+            metadata = {"generator": "meshgpt", "seed": item.seed, **self.settings}
+            path = write_mesh(item.mesh, self.folder / f"seed-{item.seed}.{self.extension}", metadata=metadata)
+        self.saved.append(Saved(item.mesh, path, caption))
+        if self.tell:
+            tqdm.write(f"{path or 'nothing'}: {caption}")  # a bar that is shown stays below
 
 
 def save_page(saved: list[Saved], path: Path, title: str) -> Path:

@@ -10,6 +10,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from meshgpt.errors import GenerationInterrupted
 from meshgpt.mesh.grammar import OrderGrammar
 from meshgpt.transformer.cache import empty_cache
 from meshgpt.transformer.conditioning import Context
@@ -23,7 +24,10 @@ from meshgpt.transformer.sampling import Chooser, Streams
 
 @dataclasses.dataclass(frozen=True)
 class GenerationResult:
-    """What was written. `stopped_by` says of each row why it is no longer: "end", "max_faces" or "max_seq_len"."""
+    """What was written. `stopped_by` says of each row why it is no longer: "end", "max_faces" or "max_seq_len".
+
+    "interrupted" is a row that was still being written at a Ctrl-C; see `GenerationInterrupted`.
+    """
 
     codes: Int[Tensor, "b n"]  # prompt included, padded -1; a row that ran out may end within a face
     face_counts: Int[Tensor, " b"]  # whole faces
@@ -210,7 +214,8 @@ class GuidedReader:
 def write(model: FaceWriter, request: Request) -> GenerationResult:
     """Goes on from each prompt until the model writes the end or the row is full.
 
-    A row that ends leaves the batch at once. A row that is full is asked once more whether it ends there.
+    A row that ends leaves the batch at once. A row that is full is asked once more whether it ends there. Raises
+    `GenerationInterrupted`, with all that has been written as its `result`, for a Ctrl-C.
     """
     return _Writing(model, request).run()
 
@@ -243,12 +248,21 @@ class _Writing:
         self.reader: Reader = _reader(model, faces, request)
 
     def run(self) -> GenerationResult:
-        while len(self.active):
-            if self.request.on_step is not None:
-                self.request.on_step(int(self.reader.counts.max()), len(self.active))
-            self._write_face()
+        try:
+            while len(self.active):
+                if self.request.on_step is not None:
+                    self.request.on_step(int(self.reader.counts.max()), len(self.active))
+                self._write_face()
+        except KeyboardInterrupt as interrupt:
+            raise GenerationInterrupted(result=self.result()) from interrupt
+        return self.result()
+
+    def result(self) -> GenerationResult:
+        """All that has been written, whatever the moment."""
         length = int(self.lengths.max()) if len(self.lengths) else 0
-        return GenerationResult(self.codes[:, :length], self.lengths // self.tokens, tuple(self.reasons))
+        beyond = torch.arange(length, device=self.codes.device) >= self.lengths[:, None]
+        reasons = tuple(reason or "interrupted" for reason in self.reasons)
+        return GenerationResult(self.codes[:, :length].masked_fill(beyond, -1), self.lengths // self.tokens, reasons)
 
     def _write_face(self) -> None:
         """The next face of every active row, or the rest of one begun in a prompt; full rows only say if they end."""

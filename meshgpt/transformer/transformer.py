@@ -308,8 +308,9 @@ class MeshTransformer(FaceWriter, Pretrained):
         **filter_kwargs): sees log-probabilities (b, vocab_size + 1), the end last. Further keywords: the fields of
         `Sampling` (temperature, top_k, top_p, min_p, seed, max_faces, min_faces) and of `Guidance` (cond_scale, ...),
         those of `conditions_of` (texts, categories, ...), negative_texts, from which guidance leads away, and cache_kv,
-        max_seq_len, progress (True shows a bar), on_face(row, face, codes) called for each face. Raises
-        `GenerationError`, `CodesError`.
+        max_seq_len, progress (True shows a bar; or a function of (face, rows being written)), on_face(row, face, codes)
+        called for each face. Raises `GenerationError`, `CodesError`, and for Ctrl-C `GenerationInterrupted`, with what
+        has been written in `.result`.
         """
         options = _split_options(options)
         limit = self.config.max_seq_len if options["max_seq_len"] is None else options["max_seq_len"]
@@ -327,7 +328,8 @@ class MeshTransformer(FaceWriter, Pretrained):
             kind = type(self.tokenizer).__name__
             raise GenerationError(f"this {kind} has no grammar to follow: leave follow_grammar out")
         faces = limit // self.tokens_per_face if sampling.max_faces is None else sampling.max_faces
-        with as_in_evaluation(self), tqdm(total=faces, disable=not options["progress"], unit=" faces") as bar:
+        shown = options["progress"]
+        with as_in_evaluation(self), tqdm(total=faces, disable=callable(shown) or not shown, unit=" faces") as bar:
             request = Request(
                 prompt,
                 chooser,
@@ -337,7 +339,7 @@ class MeshTransformer(FaceWriter, Pretrained):
                 guidance if guided else None,
                 grammar,
                 options["on_face"],
-                _shown_on(bar),
+                shown if callable(shown) else _shown_on(bar),
             )
             return write(self, request)
 
