@@ -1,13 +1,14 @@
 """A model on disk: `config.json` and `model.safetensors`, in a folder or in a Hub repository.
 
 `config.json` names the class, its config and the sha256 of the weights; nothing is ever pickled. Saving is atomic: at
-every moment the folder holds one whole model, the old or the new one.
+every moment the folder holds one whole model, the old or the new one; so it is with models of several parts.
 """
 
 import contextlib
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from meshgpt.config import Config
 from meshgpt.errors import CheckpointError
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+SAVED_PARTS = ".saved-parts"  # holds the parts of a whole between the moment it is saved and that of their moves
 FORMAT_VERSION = 1
 STORED_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 BUNDLED_MODELS = Path(__file__).parent / "bundled" / "models"
@@ -117,6 +119,47 @@ def _stored(tensor: Tensor, dtype: str | None) -> Tensor:
     return tensor.to(STORED_DTYPES[dtype]) if dtype and tensor.is_floating_point() else tensor
 
 
+@contextlib.contextmanager
+@no_type_check
+def save_parts(folder) -> Iterator[Path]:
+    """A fresh folder to save the parts of a whole to; when the block ends well, all take their places in `folder`.
+
+    At every moment `find_model` finds either all old parts or all new ones: the new are complete under another name,
+    which one rename turns into `SAVED_PARTS`, where they are looked for first; then each moves to its own place, at
+    once or, after a kill, at the next save. Other files in `folder` stay as they are.
+    """
+    folder = Path(folder)
+    fresh, saved = folder / ".writing-parts", folder / SAVED_PARTS
+    with writing(folder):
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(parents=True)
+        try:
+            yield fresh
+            _settle(saved)
+            os.rename(fresh, saved)
+        except BaseException:
+            shutil.rmtree(fresh, ignore_errors=True)
+            raise
+        sync_folder(folder)
+        with contextlib.suppress(OSError):  # the new parts are found where they are
+            _settle(saved)
+
+
+def _settle(saved: Path) -> None:
+    """Moves the parts in `saved` to their places beside it, and removes what was there."""
+    for part in sorted(saved.iterdir()) if saved.is_dir() else ():
+        place = saved.parent / part.name
+        aside = place.with_name(f".removing-{part.name}")
+        shutil.rmtree(aside, ignore_errors=True)
+        if place.exists():
+            os.rename(place, aside)
+        os.rename(part, place)
+        shutil.rmtree(aside, ignore_errors=True)
+    if saved.is_dir():
+        saved.rmdir()
+        sync_folder(saved.parent)
+
+
 @no_type_check
 def load_config(folder, cls) -> Config:
     """The config in `folder`, for a model of class `cls`. Raises `CheckpointError` for one of another class."""
@@ -196,7 +239,8 @@ def bundled_models() -> list[str]:
 
 
 def _model_in(folder: Path, part: str) -> Path | None:
-    return next((path for path in (folder, folder / part) if (path / CONFIG_FILE).is_file()), None)
+    places = (folder, folder / SAVED_PARTS / part, folder / part)
+    return next((path for path in places if (path / CONFIG_FILE).is_file()), None)
 
 
 @no_type_check

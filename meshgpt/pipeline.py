@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from meshgpt.checkpoint import find_model, load_config, save_model, saved_class, upload
+from meshgpt.checkpoint import find_model, load_config, save_model, save_parts, saved_class, upload
 from meshgpt.config import Config
 from meshgpt.data.batch import MeshBatch
 from meshgpt.errors import CheckpointError, GenerationError, GenerationInterrupted
@@ -193,12 +193,15 @@ class MeshPipeline:
 
     @no_type_check
     def save_pretrained(self, folder, dtype=None) -> Path:
-        """Writes tokenizer, transformer and settings to one folder; `dtype` bfloat16 or float16 halves the bytes."""
-        folder = Path(folder)
-        self.tokenizer.save_pretrained(folder / "tokenizer", dtype=dtype)
-        self.transformer.save_pretrained(folder / "transformer", dtype=dtype)
-        save_model(self, self.config, folder / "pipeline")
-        return folder
+        """Writes tokenizer, transformer and settings to one folder; `dtype` bfloat16 or float16 halves the bytes.
+
+        A pipeline that is there already is what `from_pretrained` finds until all of the new one is written.
+        """
+        with save_parts(folder) as fresh:
+            self.tokenizer.save_pretrained(fresh / "tokenizer", dtype=dtype)
+            self.transformer.save_pretrained(fresh / "transformer", dtype=dtype)
+            save_model(self, self.config, fresh / self.part)
+        return Path(folder)
 
     @classmethod
     @no_type_check

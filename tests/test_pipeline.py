@@ -1,5 +1,7 @@
 """The pipeline: what comes out is finished, does not depend on the batch, and survives saving."""
 
+import contextlib
+import os
 import re
 import warnings
 
@@ -229,6 +231,40 @@ def test_half_the_bytes_still_decode_every_mesh_exactly(pipeline, tmp_path, tiny
     tokenizer = MeshAutoencoder.from_pretrained(tmp_path / "model")
     for mesh in tiny_meshes[:10]:
         assert canonicalize(tokenizer.decode(tokenizer.encode(mesh))) == canonicalize(mesh.normalized())
+
+
+@pytest.mark.parametrize("failing", range(12))
+def test_a_save_that_fails_at_any_moment_leaves_the_old_pipeline_or_the_new_one(
+    pipeline, tmp_path, monkeypatch, failing
+):
+    """Never a tokenizer of one with a transformer of the other; other files in the folder stay."""
+    tokenizer = CoordinateTokenizer()
+    other = MeshPipeline(tokenizer, MeshTransformer(tokenizer, **SMALL), MeshPipelineConfig(max_faces=3))
+    pipeline.save_pretrained(tmp_path)
+    (tmp_path / "README.md").write_text("mine")
+    rename, renames = os.rename, []
+
+    def killed(*paths):
+        renames.append(paths)
+        if len(renames) > failing:
+            raise OSError(5, "killed")
+        rename(*paths)
+
+    with monkeypatch.context() as patch, contextlib.suppress(CheckpointError):
+        patch.setattr(os, "rename", killed)
+        other.save_pretrained(tmp_path)
+    found = MeshPipeline.from_pretrained(tmp_path)
+    assert type(found.tokenizer) is (MeshAutoencoder if failing == 0 else CoordinateTokenizer)
+    assert found.config == (pipeline if failing == 0 else other).config
+    pipeline.save_pretrained(tmp_path)
+    assert type(MeshPipeline.from_pretrained(tmp_path).tokenizer) is MeshAutoencoder
+    assert sorted(os.listdir(tmp_path)) == ["README.md", "pipeline", "tokenizer", "transformer"]
+
+
+def test_a_pipeline_of_which_a_part_cannot_be_written_does_not_appear(pipeline, tmp_path):
+    with pytest.raises(CheckpointError, match="not as 'float8'"):
+        pipeline.save_pretrained(tmp_path / "model", dtype="float8")
+    assert os.listdir(tmp_path / "model") == []
 
 
 def test_another_tokenizer_makes_a_pipeline_too(tmp_path):
