@@ -210,12 +210,7 @@ class MeshPipeline:
 
         Raises `CheckpointError` for one that is missing, damaged, or of a tokenizer unknown here.
         """
-        folder = find_model(name_or_folder, "tokenizer", revision)
-        kind = saved_class(folder)
-        if kind not in TOKENIZERS:
-            known = ", ".join(TOKENIZERS)
-            raise CheckpointError(f"{folder} holds a {kind}, which is none of the tokenizers here: {known}")
-        tokenizer = TOKENIZERS[kind].from_pretrained(folder)
+        tokenizer = load_tokenizer(name_or_folder, revision)
         transformer = MeshTransformer.from_pretrained(name_or_folder, tokenizer, revision=revision)
         config = load_config(find_model(name_or_folder, cls.part, revision), cls)
         return cls(tokenizer, transformer, config).to(device)
@@ -223,6 +218,19 @@ class MeshPipeline:
     def push_to_hub(self, repository: str, private: bool = False, dtype: str | None = None) -> str:
         """Uploads the pipeline to the Hub repository "owner/name", which is made if need be; gives its address."""
         return upload(self, repository, private, dtype)
+
+
+@no_type_check
+def load_tokenizer(name_or_folder, revision=None) -> MeshTokenizer:
+    """The tokenizer in a folder (a run, a pipeline, its own), one bundled with the package, or one on the Hub.
+
+    Raises `CheckpointError` for one that is missing, damaged, or of a kind unknown here.
+    """
+    folder = find_model(name_or_folder, "tokenizer", revision)
+    kind = saved_class(folder)
+    if kind not in TOKENIZERS:
+        raise CheckpointError(f"{folder} holds a {kind}, which is none of the tokenizers here: {', '.join(TOKENIZERS)}")
+    return TOKENIZERS[kind].from_pretrained(folder)
 
 
 def _faults(item: GeneratedMesh) -> tuple[int, float]:

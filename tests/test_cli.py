@@ -196,7 +196,7 @@ def test_a_mesh_becomes_raw_coordinates_and_comes_back_whole(folder, tmp_path, t
 
 def test_a_model_that_is_no_tokenizer_is_refused(runs, folder):
     words = ["tokenize", str(folder / "a.obj"), "--model", str(runs / "m"), "--debug"]
-    with pytest.raises(CheckpointError, match="holds a MeshTransformer, which is no tokenizer"):
+    with pytest.raises(CheckpointError, match="holds a MeshTransformer, which is none of the tokenizers here"):
         main(words)
 
 

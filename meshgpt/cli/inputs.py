@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from meshgpt.errors import CheckpointError, DataError, MeshFileError
+from meshgpt.errors import DataError, MeshFileError
 
 if TYPE_CHECKING:
     from meshgpt.mesh.mesh import Mesh
@@ -66,14 +66,7 @@ def named_tokenizer(name: str) -> "MeshTokenizer":
 
     Raises `CheckpointError` for a model that is no tokenizer.
     """
-    from meshgpt.checkpoint import find_model, saved_class
-    from meshgpt.pipeline import TOKENIZERS
+    from meshgpt.pipeline import load_tokenizer
     from meshgpt.tokenizers.coordinates import CoordinateTokenizer
 
-    if name == COORDINATES and not Path(name).exists():
-        return CoordinateTokenizer()
-    folder = find_model(name, "tokenizer")
-    kind = saved_class(folder)
-    if kind not in TOKENIZERS:
-        raise CheckpointError(f"{folder} holds a {kind}, which is no tokenizer: give one of {', '.join(TOKENIZERS)}")
-    return TOKENIZERS[kind].from_pretrained(folder)
+    return CoordinateTokenizer() if name == COORDINATES and not Path(name).exists() else load_tokenizer(name)
