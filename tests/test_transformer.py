@@ -518,9 +518,9 @@ def test_meshes_that_the_tokenizer_cannot_take_are_refused():
 
 def test_texts_for_an_unconditional_model_are_refused():
     model = make()
-    with pytest.raises(GenerationError, match="unconditional and takes no texts"):
+    with pytest.raises(GenerationError, match="unconditional and takes no `text"):
         model(codes=make_codes(model, [6]), texts=["a chair"])
-    with pytest.raises(GenerationError, match="unconditional and takes no texts"):
+    with pytest.raises(GenerationError, match="unconditional and takes no `text"):
         model.generate(texts=["a chair"])
-    with pytest.raises(GenerationError, match="unconditional and takes no texts"):
+    with pytest.raises(GenerationError, match="unconditional and takes no `text"):
         model.forward_on_codes(make_codes(model, [6]), text_embeds=torch.zeros(1, 2, 3))

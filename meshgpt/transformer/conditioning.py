@@ -37,7 +37,9 @@ class Conditioner(nn.Module):
         super().__init__()
         self.config, width = config, config.dims[0]
         self.nothing = nn.Parameter(0.1 * torch.randn(width))  # the vector's start, for rows of which nothing is asked
-        self.text = nn.Sequential(nn.Linear(config.text_width, width), nn.LayerNorm(width)) if config.takes("text") else None
+        self.text = (
+            nn.Sequential(nn.Linear(config.text_width, width), nn.LayerNorm(width)) if config.takes("text") else None
+        )
         self.category = _table(len(config.categories), width) if config.takes("category") else None
         self.num_faces = _table(FACE_BUCKETS, width) if config.takes("num_faces") else None
         self.remaining = _table(FACE_BUCKETS, width) if config.takes("num_faces") else None

@@ -1,4 +1,4 @@
-"""What is asked of a batch of meshes, as values: text, category, number of faces, points. Each may be missing in a row."""
+"""What is asked of a batch of meshes, as values: text, category, number of faces, points; a row may lack any."""
 
 import dataclasses
 import difflib
@@ -132,7 +132,7 @@ def text_conditions(embeds, mask=None, dim=None) -> dict[str, Tensor]:
         raise ConditionError(f"text_embeds must be floats (b, tokens, dim), got {tuple(embeds.shape)} {embeds.dtype}")
     if dim is not None and embeds.shape[-1] != dim:
         raise ConditionError(
-            f"text_embeds are {embeds.shape[-1]} wide, the model takes {dim} (dim_text): use the encoder it was made for"
+            f"text_embeds are {embeds.shape[-1]} wide, the model takes {dim} (dim_text): use its encoder"
         )
     bad = torch.nonzero(~embeds.isfinite().all(dim=-1))
     if len(bad):
@@ -164,7 +164,9 @@ def _category(item: Any, names: Sequence[str]) -> int:
         advice = f"did you mean {' or '.join(repr(name) for name in near)}?" if near else f"known are {_some(names)}"
         raise ConditionError(f"unknown category {item!r}: {advice}")
     if not -1 <= int(item) < len(names):
-        raise ConditionError(f"category {item} is none of the {len(names)}: give a number from 0, -1 for none, or a name")
+        raise ConditionError(
+            f"category {item} is none of the {len(names)}: give a number from 0, -1 for none, or a name"
+        )
     return int(item)
 
 
@@ -213,7 +215,7 @@ def _cloud(points, row: int) -> Float[Tensor, "p 6"]:
         raise ConditionError(f"points {row} is an empty cloud: give at least one point, or None for no condition")
     bad = torch.nonzero(~points.isfinite().all(dim=-1))
     if len(bad):
-        raise ConditionError(f"points {row} has NaN or infinite values, first in point {int(bad[0])}: remove those points")
+        raise ConditionError(f"points {row} has NaN or infinite values, first in point {int(bad[0])}: remove them")
     reach = float(points[:, :3].abs().max())
     if reach > 2:
         raise ConditionError(

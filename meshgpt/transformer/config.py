@@ -13,7 +13,7 @@ LAYER_KINDS = ("attention", "cross_attention", "feedforward", "recurrence")
 
 @dataclasses.dataclass(frozen=True)
 class LayerSpec(Config):
-    """`count` layers of one kind: "attention", "cross_attention" (to what conditions say), "feedforward" or "recurrence".
+    """`count` layers of one kind: "attention", "cross_attention" (to the conditions), "feedforward" or "recurrence".
 
     Recurrence is gated and linear.
     """

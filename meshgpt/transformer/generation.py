@@ -15,7 +15,7 @@ from meshgpt.mesh.grammar import OrderGrammar
 from meshgpt.transformer.cache import empty_cache
 from meshgpt.transformer.conditioning import Context
 from meshgpt.transformer.copying import CopyingHead
-from meshgpt.transformer.guidance import GuidedHead, Guidance
+from meshgpt.transformer.guidance import Guidance, GuidedHead, Head
 from meshgpt.transformer.heads import CodeHead
 from meshgpt.transformer.model import FaceWriter
 from meshgpt.transformer.recurrence import Recurrence
@@ -65,7 +65,7 @@ class Reader(Protocol):
         """What to predict the next code from, after `codes`; None asks for a face's first."""
         ...
 
-    def head(self, hidden: Float[Tensor, "b d"], place: int, said: Int[Tensor, "b t"]) -> CodeHead | CopyingHead | GuidedHead:
+    def head(self, hidden: Float[Tensor, "b d"], place: int, said: Int[Tensor, "b t"]) -> Head:
         """What answers for the code at `place`."""
         ...
 
@@ -121,7 +121,7 @@ class CachedReader:
         asked = self.model.fine_asked(self.context)
         return self.model.fine.step(torch.cat((*before, x), dim=1), self.fine, context=asked)[:, -1]
 
-    def head(self, hidden: Float[Tensor, "b d"], place: int, said: Int[Tensor, "b t"]) -> CodeHead | CopyingHead | GuidedHead:
+    def head(self, hidden: Float[Tensor, "b d"], place: int, said: Int[Tensor, "b t"]) -> CodeHead | CopyingHead:
         return self.model.head_for(hidden, place, said, self.vertices, self.counts)
 
     def finish_face(self, faces: Int[Tensor, "b 1 t"]) -> None:
@@ -168,7 +168,7 @@ class UncachedReader:
         assert torch.equal(group_faces[ends], self.counts)
         return hidden[ends, self.place - 1]
 
-    def head(self, hidden: Float[Tensor, "b d"], place: int, said: Int[Tensor, "b t"]) -> CodeHead | CopyingHead | GuidedHead:
+    def head(self, hidden: Float[Tensor, "b d"], place: int, said: Int[Tensor, "b t"]) -> CodeHead | CopyingHead:
         return self.model.head_for(hidden, place, said, self.vertices, self.counts)
 
     def finish_face(self, faces: Int[Tensor, "b 1 t"]) -> None:

@@ -1,4 +1,4 @@
-"""Classifier-free guidance: away from what a model writes unasked, towards what it writes when asked (arXiv:2207.12598)."""
+"""Classifier-free guidance (arXiv:2207.12598): away from what a model writes unasked, towards what is asked."""
 
 import dataclasses
 
@@ -28,7 +28,7 @@ class Guidance(Config):
     cond_scale_end: float | None = None  # None: cond_scale throughout
     schedule_faces: int = 100
     rescale_phi: float = 0.0  # share of the result that is scaled back to the spread of c (arXiv:2305.08891, Eq. 15-16)
-    remove_parallel_component: bool = False  # of c - u the part along c, which only sharpens (arXiv:2410.02416, Eq. 5-7)
+    remove_parallel_component: bool = False  # the part of c - u along c (arXiv:2410.02416, Eq. 5-7)
     keep_parallel_frac: float = 0.0  # how much of that part is kept
     guided: tuple[str, ...] = ()  # the kinds that u lacks, of KINDS; none named: all
 
@@ -61,7 +61,7 @@ class Guidance(Config):
 class GuidedHead:
     """A head over twice the rows, asked and not, read as one: the same two questions, answered under guidance."""
 
-    head: CodeHead | CopyingHead
+    head: CodeHead | CopyingHead  # over asked rows, then unasked ones
     guidance: Guidance
     face: Int[Tensor, " b"]
 
@@ -107,3 +107,6 @@ def _centred(values: Float[Tensor, "b v"], possible: Bool[Tensor, "b v"]) -> Flo
     count = possible.sum(dim=-1, keepdim=True).clamp(min=1)
     mean = torch.where(possible, values, 0.0).sum(dim=-1, keepdim=True) / count
     return torch.where(possible, values - mean, 0.0)
+
+
+Head = CodeHead | CopyingHead | GuidedHead

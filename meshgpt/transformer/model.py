@@ -203,9 +203,7 @@ class FaceWriter(nn.Module):
             return None
         return dataclasses.replace(context, tokens=self.context_to_fine(context.tokens))
 
-    def slots(
-        self, embedded: Float[Tensor, "b nf t d"], plans: Float[Tensor, "b nf1 d"]
-    ) -> Float[Tensor, "b nf1 t d"]:
+    def slots(self, embedded: Float[Tensor, "b nf t d"], plans: Float[Tensor, "b nf1 d"]) -> Float[Tensor, "b nf1 t d"]:
         """What the fine stack reads to predict each code: the coarse stack's word on the face, then earlier codes."""
         following = F.pad(embedded, (0, 0, 0, 0, 0, 1))[:, : plans.shape[1], :-1]
         return torch.cat((rearrange(plans, "b nf d -> b nf 1 d"), following), dim=2)

@@ -12,9 +12,8 @@ from torch import Tensor
 from meshgpt.config import Config
 from meshgpt.errors import GenerationError
 from meshgpt.mesh.grammar import LegalCodes
-from meshgpt.transformer.copying import CopyingHead
-from meshgpt.transformer.guidance import GuidedHead
-from meshgpt.transformer.heads import CodeHead, draw
+from meshgpt.transformer.guidance import Head
+from meshgpt.transformer.heads import draw
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +79,7 @@ class Chooser:
 
     def __call__(
         self,
-        head: CodeHead | CopyingHead | GuidedHead,
+        head: Head,
         hidden: Float[Tensor, "b d"],
         uniform: torch.Tensor,
         may_end: Bool[Tensor, " b"],

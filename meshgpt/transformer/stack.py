@@ -111,11 +111,16 @@ def _decoder(spec: StackSpec, kinds: tuple[str, ...]) -> Decoder:
     )
 
 
+def _letters(decoder: Decoder) -> tuple[str, ...]:
+    """The kind of each layer, by its letter."""
+    return cast(tuple[str, ...], decoder.layer_types)
+
+
 def _asked(decoder: Decoder, spec: StackSpec, context: Context | None) -> dict[str, Tensor]:
     """What a decoder of the package is told of the conditions."""
     if context is None:
         return {}
-    crosses = {"context": context.tokens, "context_mask": context.mask} if "c" in decoder.layer_types else {}
+    crosses = {"context": context.tokens, "context_mask": context.mask} if "c" in _letters(decoder) else {}
     return crosses | ({"condition": context.vector} if spec.adaptive_norm else {})
 
 
@@ -168,7 +173,7 @@ class DecoderRun:
         x, (own, cross) = self.norm(norms[0], x), values
         if not isinstance(block, Attention):
             out = block(x)
-        elif self.decoder.layer_types[index] == "c":
+        elif _letters(self.decoder)[index] == "c":
             out, cross = self.attend_to_context(block, x, cross)
         else:
             out, own = self.attend(block, x, own)
@@ -185,7 +190,7 @@ class DecoderRun:
         norms, block, _ = self.decoder.layers[index]  # type: ignore[misc]
         if not isinstance(block, Attention):
             return lambda x: block(self.norm(norms[0], x))
-        attend = self.attend_to_context if self.decoder.layer_types[index] == "c" else self.attend
+        attend = self.attend_to_context if _letters(self.decoder)[index] == "c" else self.attend
         return lambda x: attend(block, self.norm(norms[0], x), None)[0]
 
     def attend_to_context(self, block: Attention, x: Tensor, first: Tensor | None) -> tuple[Tensor, Tensor | None]:

@@ -13,41 +13,19 @@ from tqdm import tqdm
 
 from meshgpt.checkpoint import Pretrained
 from meshgpt.config import resolve_config
-from meshgpt.errors import CodesError, ConditionError, ConfigError, GenerationError
-from meshgpt.text.encoder import CallableEncoder, TextEncoder, text_encoder
+from meshgpt.errors import CodesError, ConfigError, GenerationError
 from meshgpt.tokenizers.tokenizer import MeshTokenizer
-from meshgpt.transformer.conditioning import Context, dropped_at_random
-from meshgpt.transformer.conditions import (
-    KINDS,
-    Conditions,
-    category_conditions,
-    face_conditions,
-    point_conditions,
-    rows_of,
-    text_conditions,
-)
+from meshgpt.transformer.conditioned import CONDITION_KEYWORDS, ConditionedWriter
+from meshgpt.transformer.conditions import Conditions
 from meshgpt.transformer.config import MeshTransformerConfig
 from meshgpt.transformer.generation import GenerationResult, Request, write
 from meshgpt.transformer.guidance import Guidance
-from meshgpt.transformer.model import FaceForm, FaceWriter, TransformerOutput
+from meshgpt.transformer.held import Held, as_in_evaluation
+from meshgpt.transformer.model import FaceForm, TransformerOutput
 from meshgpt.transformer.sampling import Chooser, Sampling
 
 
-ARGUMENTS = {"text": "texts", "category": "categories", "num_faces": "num_faces", "points": "points"}
-CONDITION_KEYWORDS = ("texts", "text_embeds", "text_mask", "categories", "num_faces", "points", "conditions")
-
-
-class _Held:
-    """Keeps an object out of the modules, the state and the copies of the module that holds it."""
-
-    def __init__(self, value: Any):
-        self.value = value
-
-    def __deepcopy__(self, memo: dict) -> "_Held":
-        return self
-
-
-class _FaceDecoder(_Held):
+class _FaceDecoder(Held):
     """A tokenizer's single faces, wherever it computes; it stays as it was."""
 
     def __call__(self, codes: Tensor) -> Tensor:
@@ -56,7 +34,7 @@ class _FaceDecoder(_Held):
         return corners.to(codes.device)
 
 
-class MeshTransformer(FaceWriter, Pretrained):
+class MeshTransformer(ConditionedWriter, Pretrained):
     """Writes the codes of a tokenizer face by face.
 
     `MeshTransformer(tokenizer, config)` or `MeshTransformer(tokenizer, dim = 512, ...)`. The tokenizer is used and
@@ -75,7 +53,7 @@ class MeshTransformer(FaceWriter, Pretrained):
         if config.max_seq_len < form.tokens:
             raise ConfigError(f"max_seq_len = {config.max_seq_len} is less than one face, which is {form.tokens} codes")
         super().__init__(config, form, _FaceDecoder(tokenizer))
-        self._held, self._encoder = _Held(tokenizer), _Held(None)
+        self._held = Held(tokenizer)
         if text_encoder is not None:
             self.use_text_encoder(text_encoder)
 
@@ -114,138 +92,6 @@ class MeshTransformer(FaceWriter, Pretrained):
         codes = self.checked_codes(torch.zeros(1, 0, dtype=torch.long) if codes is None else codes)
         context = self.context_of(self.conditions_for(codes, conditions), len(codes), cond_drop_prob)
         return self.likelihood(codes, append_eos, context).loss if return_loss else self.next_logits(codes, context)
-
-    # conditions
-
-    @typing.no_type_check
-    def conditions_of(
-        self,
-        batch_size=None,
-        *,
-        texts=None,
-        text_embeds=None,
-        text_mask=None,
-        categories=None,
-        num_faces=None,
-        points=None,
-        conditions=None,
-    ) -> Conditions:
-        """What is asked of `batch_size` meshes, or of as many as conditions are given, on the model's device.
-
-        texts: one for all rows, or a list with None where there is none. text_embeds: (b n dt) in their place, and
-        text_mask (b n), True at tokens (not given: where not all is zero). categories: names or numbers, -1 or None for
-        none. num_faces: how many faces to aim at. points: clouds (p 3), or (p 6) with unit normals, in the frame of the
-        normalised mesh. conditions: all of these as one value. Raises `ConditionError` for what is malformed, of other
-        numbers of rows, or of a kind that the model was not made for.
-        """
-        if conditions is not None:
-            return self._checked_conditions(conditions, batch_size)
-        parts: dict[str, Tensor] = {}
-        if texts is not None:
-            if text_embeds is not None:
-                raise ConditionError("both texts and text_embeds are given: leave one out")
-            self._takes("text", "texts")
-            text_embeds, text_mask = self.embed_texts(texts)
-        for kind, name, given, make in (
-            ("text", "text_embeds", text_embeds, lambda: text_conditions(text_embeds, text_mask, self.config.text_width)),
-            (
-                "category",
-                "categories",
-                categories,
-                lambda: category_conditions(categories, self.config.categories, batch_size),
-            ),
-            ("num_faces", "num_faces", num_faces, lambda: face_conditions(num_faces, batch_size)),
-            ("points", "points", points, lambda: point_conditions(points)),
-        ):
-            if given is not None:
-                self._takes(kind, name)
-                parts |= make()
-        counts = {name: len(part) for name, part in parts.items() if not name.endswith("_mask")}
-        rows = rows_of(batch_size, counts)
-        parts = {name: part.expand(rows, *part.shape[1:]).to(self.device) for name, part in parts.items()}
-        return Conditions(rows, **parts)
-
-    @typing.no_type_check
-    def conditions_for(self, codes, given: dict[str, Any]) -> Conditions | None:
-        """`conditions_of` for learning from codes: a mesh has as many faces as it has, unless that is given."""
-        if not self.config.is_conditioned:
-            self.conditions_of(len(codes), **given)
-            return None
-        found = self.conditions_of(len(codes), **given)
-        if not found.kinds and self.config.kinds != ("num_faces",):
-            wanted = ", ".join(ARGUMENTS[kind] for kind in self.config.kinds)
-            raise ConditionError(f"this model learns from conditions, and none is given: pass some of {wanted}")
-        if self.config.takes("num_faces") and found.num_faces is None:
-            counts = (codes >= 0).sum(dim=1) // self.tokens_per_face
-            found = dataclasses.replace(found, num_faces=counts.clamp(min=1))
-        return found
-
-    @typing.no_type_check
-    def embed_texts(self, texts) -> tuple[Tensor, Tensor]:
-        """(embeddings (b n dt), mask (b n)) of a text or a list, None in it for no text, by the text encoder."""
-        texts = [texts] if isinstance(texts, str) else list(texts)
-        wrong = [item for item in texts if item is not None and not isinstance(item, str)]
-        if wrong:
-            raise ConditionError(f"texts must be strings, or None for no text, got {type(wrong[0]).__name__}")
-        self._takes("text", "texts")
-        if not texts:
-            raise ConditionError("no text is given: texts is empty")
-        found = self.text_encoder.embed([text or "" for text in texts])
-        said = torch.tensor([bool(text) for text in texts])
-        embeds, mask = found.embeddings.to(self.device), (found.mask & said[:, None]).to(self.device)
-        if embeds.shape[-1] != self.config.text_width:
-            raise ConditionError(
-                f"the text encoder gives {embeds.shape[-1]} numbers a token, the model takes {self.config.text_width} "
-                "(dim_text): use the encoder that it was made for"
-            )
-        return embeds, mask
-
-    @property
-    def text_encoder(self) -> TextEncoder:
-        """The encoder of `texts`, loaded when first asked for. Raises what `meshgpt.text.encoder.text_encoder` does."""
-        if self._encoder.value is None:
-            self._encoder.value = text_encoder(self.config.text_condition_model_types[0])
-        return self._encoder.value
-
-    @typing.no_type_check
-    def use_text_encoder(self, encoder) -> None:
-        """Reads texts by this encoder, or by a function of a list of texts that gives (embeddings, mask)."""
-        if not self.config.takes("text"):
-            raise ConditionError("a text encoder for a model that takes no text: make it with condition_on_text = True")
-        self._encoder.value = encoder if hasattr(encoder, "embed") else CallableEncoder(encoder, self.config.text_width)
-
-    def context_of(
-        self, conditions: Conditions | None, batch_size: int, cond_drop_prob: float | None = None
-    ) -> Context | None:
-        """What the stacks read; None for a model that takes no condition."""
-        if self.conditioner is None:
-            if conditions is not None and conditions.kinds:
-                raise ConditionError(f"this model is unconditional and takes no {conditions.kinds[0]}")
-            return None
-        conditions = self._checked_conditions(conditions or Conditions(batch_size), batch_size)
-        if self.training or cond_drop_prob is not None:
-            conditions = dropped_at_random(conditions, self.config, cond_drop_prob)
-        return self.conditioner(conditions)
-
-    @typing.no_type_check
-    def _checked_conditions(self, conditions, batch_size: int | None) -> Conditions:
-        if not isinstance(conditions, Conditions):
-            raise ConditionError(f"conditions must be a Conditions, got {type(conditions).__name__}")
-        if batch_size is not None and len(conditions) != batch_size:
-            if len(conditions) != 1:
-                raise ConditionError(f"conditions of {len(conditions)} meshes for a batch of {batch_size}")
-            conditions = conditions.select(torch.zeros(batch_size, dtype=torch.long))
-        for kind in conditions.kinds:
-            self._takes(kind, ARGUMENTS[kind])
-        return conditions.to(self.device)
-
-    def _takes(self, kind: str, name: str) -> None:
-        if self.config.takes(kind):
-            return
-        if not self.config.is_conditioned:
-            raise ConditionError(f"this model is unconditional and takes no `{name}`: leave it out")
-        known = ", ".join(ARGUMENTS[kind] for kind in self.config.kinds)
-        raise ConditionError(f"this model takes no `{name}`, it was made for {known}: leave it out")
 
     @typing.no_type_check
     def codes_of(self, vertices, faces, face_edges=None):
@@ -321,7 +167,7 @@ class MeshTransformer(FaceWriter, Pretrained):
         sampling, guidance = _sampling(options["sampling"]), Guidance.from_dict(options["guidance"])
         prompt, conditions = self._rows(prompt, batch_size, options["conditions"])
         prompt = self._checked_prompt(prompt, limit, sampling)
-        context, guided = self._contexts(conditions, options["negative_texts"], guidance)
+        context, guided = self.guided_context(conditions, options["negative_texts"], guidance)
         chooser = Chooser(sampling, filter_logits_fn, tuple((filter_kwargs or {}).items()))
         grammar = self.tokenizer.grammar if sampling.follow_grammar else None
         if sampling.follow_grammar and grammar is None:
@@ -358,26 +204,6 @@ class MeshTransformer(FaceWriter, Pretrained):
         if prompt is None:
             prompt = torch.empty(len(conditions), 0, dtype=torch.long, device=self.device)
         return prompt.expand(len(conditions), -1), conditions
-
-    @torch.no_grad()
-    @typing.no_type_check
-    def _contexts(self, conditions: Conditions, negative_texts, guidance: Guidance) -> tuple[Context | None, bool]:
-        """What is asked of each row, followed under guidance by what is not; and whether there is guidance."""
-        if self.conditioner is None:
-            if guidance.is_on or negative_texts is not None:
-                raise ConditionError("this model is unconditional, there is nothing to guide: leave out cond_scale")
-            return None, False
-        if negative_texts is not None and not guidance.is_on:
-            raise ConditionError("negative_texts without guidance: give a cond_scale above 1")
-        with as_in_evaluation(self):
-            if not guidance.is_on:
-                return self.context_of(conditions, len(conditions)), False
-            unasked = conditions.without(guidance.guided or KINDS)
-            if negative_texts is not None:
-                parts = self.conditions_of(len(conditions), texts=negative_texts)
-                unasked = dataclasses.replace(unasked, text_embeds=parts.text_embeds, text_mask=parts.text_mask)
-            both = Conditions.join([conditions, unasked])
-            return self.context_of(both, len(both)), True
 
     def _checked_prompt(self, codes: Tensor, limit: int, sampling: Sampling) -> Tensor:
         longest = limit if sampling.max_faces is None else min(limit, sampling.max_faces * self.tokens_per_face)
@@ -417,23 +243,6 @@ class MeshTransformer(FaceWriter, Pretrained):
                 "use fewer faces, or a model with a larger max_seq_len"
             )
         return codes[:, :length]
-
-
-class as_in_evaluation:  # noqa: N801 - reads as a verb in a with statement
-    """Evaluation mode for the time of a with statement; then each submodule has its own mode back."""
-
-    def __init__(self, thing: Any):
-        self.thing = thing
-        self.training = [m for m in thing.modules() if m.training] if isinstance(thing, nn.Module) else []
-
-    def __enter__(self) -> Any:
-        for module in self.training:
-            module.training = False
-        return self.thing
-
-    def __exit__(self, *exception: object) -> None:
-        for module in self.training:
-            module.training = True
 
 
 def face_form(tokenizer: Any) -> FaceForm:
@@ -490,7 +299,7 @@ def _sampling(fields: dict[str, Any]) -> Sampling:
 
 
 def _split_options(options: dict[str, Any]) -> dict[str, Any]:
-    """The keywords of `generate_result`: its own, under "conditions" and "guidance" theirs, under "sampling" the rest."""
+    """The keywords of `generate_result`: its own, "conditions" and "guidance" with theirs, "sampling" with the rest."""
     own = {"cache_kv": True, "max_seq_len": None, "on_face": None, "progress": False, "negative_texts": None}
     taken = {name: options.pop(name, default) for name, default in own.items()}
     asked = {name: options.pop(name) for name in CONDITION_KEYWORDS if name in options}
