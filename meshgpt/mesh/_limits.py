@@ -40,7 +40,7 @@ class ReadLimits:
         self.check_vertices(len(vertices))
         self.check_faces(len(sizes))
         if not len(sizes):
-            what = f"{len(vertices)} points but no faces: a point cloud is not a mesh"
+            what = f"{len(vertices)} points but no faces: a point cloud (see read_points) is not a mesh"
             raise MeshFileError(f"holds {what if len(vertices) else 'no geometry'}; export it with faces")
         if sizes.max() > self.max_polygon:
             what = f"face {sizes.argmax()} has {sizes.max()} corners where {self.max_polygon} are allowed"
@@ -48,14 +48,21 @@ class ReadLimits:
         _check_indices(corners, sizes, len(vertices))
         self._check_coordinates(vertices)
 
-    def _check_coordinates(self, vertices: np.ndarray) -> None:
+    def check_points(self, points: np.ndarray) -> None:
+        """As `check_polygons`, for the points (n, 3) of a cloud."""
+        self.check_vertices(len(points))
+        if not len(points):
+            raise MeshFileError("holds no points")
+        self._check_coordinates(points, "point", "points")
+
+    def _check_coordinates(self, vertices: np.ndarray, one: str = "vertex", many: str = "vertices") -> None:
         bad = np.flatnonzero(~np.isfinite(vertices).all(axis=1))
         if len(bad):
-            what = f"vertex {bad[0]} is {vertices[bad[0]].tolist()}"
-            raise MeshFileError(f"{what}: coordinates must be finite ({len(bad)} vertices are not); export it again")
+            what = f"{one} {bad[0]} is {vertices[bad[0]].tolist()}"
+            raise MeshFileError(f"{what}: coordinates must be finite ({len(bad)} {many} are not); export it again")
         bad = np.flatnonzero((np.abs(vertices) > self.max_coordinate).any(axis=1))
         if len(bad):
-            what = f"vertex {bad[0]} is {vertices[bad[0]].tolist()}, beyond {self.max_coordinate:g}"
+            what = f"{one} {bad[0]} is {vertices[bad[0]].tolist()}, beyond {self.max_coordinate:g}"
             raise MeshLimitError(f"{what}; scale it down or raise ReadLimits.max_coordinate")
 
 

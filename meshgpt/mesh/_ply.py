@@ -1,6 +1,7 @@
 """PLY, ASCII and binary of both byte orders: the positions of `vertex` and the indices of `face` or `tristrips`."""
 
 from array import array
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -10,22 +11,19 @@ from meshgpt.mesh._ply_header import Element, Property, read_header
 from meshgpt.mesh._text import all_floats
 from meshgpt.mesh.polygons import Polygons, strip_triangles
 
+AXES, NORMAL_AXES = (b"x", b"y", b"z"), (b"nx", b"ny", b"nz")
 INDEX_LISTS = (b"vertex_indices", b"vertex_index")
 
 
 def read_ply(data: bytes, limits: ReadLimits) -> Polygons:
     """The polygons of a PLY file; other elements and properties are passed over."""
-    order, elements, body = read_header(data)
-    _check_counts(order, elements, len(body), limits)
-    source = _Binary(body, order) if order else _Ascii(body)
     points, corners, sizes = np.zeros((0, 3)), np.zeros(0, np.int64), np.zeros(0, np.int64)
-    for element in elements:
-        columns = source.columns(element)
+    for element, columns in _elements(data, limits):
         if element.name == b"vertex":
-            missing = [axis.decode() for axis in (b"x", b"y", b"z") if not isinstance(columns.get(axis), np.ndarray)]
+            missing = [axis.decode() for axis in AXES if not isinstance(columns.get(axis), np.ndarray)]
             if missing:
                 raise MeshFileError(f"the vertices have no property {', '.join(missing)}")
-            points = np.stack([columns[axis] for axis in (b"x", b"y", b"z")], axis=1).astype(np.float64)
+            points = _stacked(columns, AXES)
         elif element.name in (b"face", b"tristrips"):
             lists = [columns[name] for name in INDEX_LISTS if isinstance(columns.get(name), tuple)]
             if not lists and element.count:
@@ -34,6 +32,31 @@ def read_ply(data: bytes, limits: ReadLimits) -> Polygons:
                 values, lengths = lists[0]
                 corners, sizes = _as_indices(values, lengths, element.name)
     return Polygons(points, corners, sizes)
+
+
+def read_ply_points(data: bytes, limits: ReadLimits) -> tuple[np.ndarray, np.ndarray | None]:
+    """The vertices (n, 3) of a PLY file and their normals where it has them (nx, ny, nz); faces are passed over."""
+    for element, columns in _elements(data, limits):
+        if element.name == b"vertex" and _has(columns, AXES):
+            return _stacked(columns, AXES), _stacked(columns, NORMAL_AXES) if _has(columns, NORMAL_AXES) else None
+    raise MeshFileError("has no vertices with the properties x, y, z")
+
+
+def _elements(data: bytes, limits: ReadLimits) -> Iterator[tuple[Element, "Columns"]]:
+    """Each element of a file with its columns, in their order."""
+    order, elements, body = read_header(data)
+    _check_counts(order, elements, len(body), limits)
+    source = _Binary(body, order) if order else _Ascii(body)
+    for element in elements:
+        yield element, source.columns(element)
+
+
+def _has(columns: "Columns", names: tuple[bytes, ...]) -> bool:
+    return all(isinstance(columns.get(name), np.ndarray) for name in names)
+
+
+def _stacked(columns: "Columns", names: tuple[bytes, ...]) -> np.ndarray:
+    return np.stack([np.asarray(columns[name], dtype=np.float64) for name in names], axis=1)
 
 
 def _as_indices(values: np.ndarray, sizes: np.ndarray, element: bytes) -> tuple[np.ndarray, np.ndarray]:

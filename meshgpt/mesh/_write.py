@@ -33,7 +33,7 @@ def write_mesh(mesh, path, *, metadata=None) -> Path:
     largest = np.abs(mesh.vertices).max()
     if kind in ("glb", "gltf", "stl") and largest > np.finfo(np.float32).max:
         raise MeshFileError(f"{path}: cannot be written, a coordinate of {largest:g} exceeds float32; use ply")
-    _replace(path, WRITERS[kind](mesh, _jsonable(metadata, path)))
+    replace_file(path, WRITERS[kind](mesh, _jsonable(metadata, path)))
     return path
 
 
@@ -44,7 +44,7 @@ def _jsonable(metadata: Any, path: Path) -> dict:
         raise MeshFileError(f"{path}: cannot be written, its metadata is not JSON ({error})") from error
 
 
-def _replace(path: Path, data: bytes) -> None:
+def replace_file(path: Path, data: bytes) -> None:
     """Put the bytes at the path in one step, so that nobody sees half a file."""
     part = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.part")
     try:

@@ -4,9 +4,7 @@ The readers are small and our own, because what a file says is checked before it
 formats. What a file holds decides how it is read, its name only where the content leaves it open.
 """
 
-import os
 import re
-import stat
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -22,6 +20,7 @@ from meshgpt.mesh._obj import read_obj
 from meshgpt.mesh._off import KEYWORD as OFF_KEYWORD
 from meshgpt.mesh._off import read_off
 from meshgpt.mesh._ply import read_ply
+from meshgpt.mesh._source import content, named, read_file
 from meshgpt.mesh._stl import is_binary_stl, read_stl
 from meshgpt.mesh._weld import welded
 from meshgpt.mesh._write import write_mesh
@@ -63,9 +62,9 @@ def read_mesh(source, *, quads=False, up="y", merge=True, limits=None, file_type
     limits = ReadLimits() if limits is None else limits
     if up not in UP_TURNS:
         raise MeshFileError(f"up is {up!r}, it must be one of {', '.join(UP_TURNS)}")
-    name, folder = _named(source)
+    name, folder = named(source)
     try:
-        data = _content(source, limits)
+        data = content(source, limits)
         kind = _forced(file_type) if file_type is not None else _kind_of(data, name)
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is found below
             polygons = _parse(kind, data, limits, partial(_open_buffer, folder, limits))
@@ -93,44 +92,6 @@ def _assembled(polygons: Polygons, quads: bool, up: str, merge: bool) -> Mesh:
     if not mesh.num_faces:
         raise MeshFileError(f"each of its {len(polygons.sizes)} faces has fewer than 3 different corners")
     return mesh
-
-
-@no_type_check
-def _named(source) -> tuple[str, Path | None]:
-    """What to call the source in messages, and the folder it lies in."""
-    if isinstance(source, str | os.PathLike):
-        return str(source), Path(source).parent
-    if isinstance(source, bytes | bytearray | memoryview):
-        return f"<{len(source)} bytes>", None
-    name = getattr(source, "name", None)
-    return (name if isinstance(name, str) else "<file>"), None
-
-
-@no_type_check
-def _content(source, limits: ReadLimits) -> bytes:
-    if isinstance(source, bytes | bytearray | memoryview):
-        data = bytes(source)
-    elif isinstance(source, str | os.PathLike):
-        data = _read_file(Path(source), limits)
-    elif hasattr(source, "read"):
-        data = source.read(limits.max_bytes + 1)
-        data = data.encode() if isinstance(data, str) else data
-    else:
-        raise MeshFileError(f"is a {type(source).__name__}, a path, bytes or an open file is needed")
-    limits.check_bytes(len(data))
-    data = data.removeprefix(b"\xef\xbb\xbf")  # the byte order mark of some text editors
-    if not data.strip():
-        raise MeshFileError("is empty")
-    return data
-
-
-def _read_file(path: Path, limits: ReadLimits) -> bytes:
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):
-        raise MeshFileError("is not a file")
-    limits.check_bytes(status.st_size)
-    with path.open("rb") as file:
-        return file.read(limits.max_bytes + 1)
 
 
 def _forced(file_type: Any) -> str:
@@ -175,6 +136,6 @@ def _open_buffer(folder: Path | None, limits: ReadLimits, uri: str) -> bytes:
     if outside or not (folder / path).resolve().is_relative_to(folder.resolve()):
         raise MeshFileError(f"needs {uri!r}, which is not in its own folder; save it as .glb")
     try:
-        return _read_file(folder / path, limits)
+        return read_file(folder / path, limits)
     except OSError as error:
         raise MeshFileError(f"needs the file {uri!r} beside it ({error.strerror or error})") from error
