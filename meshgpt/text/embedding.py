@@ -1,8 +1,9 @@
 """What a text becomes, one vector a token, and what makes it: anything with a name, a width and `embed`."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, no_type_check, runtime_checkable
+from typing import Any, no_type_check
 
 import torch
 from jaxtyping import Bool, Float
@@ -16,17 +17,26 @@ WAYS_OUT = (
 )
 
 
-@runtime_checkable
-class TextEncoder(Protocol):
-    """Words to vectors. `dim` is the width of the vectors; a blank text has no tokens. Results are on the CPU."""
+class TextEncoder(ABC):
+    """Words to vectors. `dim` is the width of the vectors; a blank text has no tokens. Results are on the CPU.
+
+    Anything with these three is an encoder, derived from this class or not. It may have an `identity` too, a text that
+    changes with what it gives: caches keep its vectors under that.
+    """
+
+    name: str
 
     @property
-    def name(self) -> str: ...
-
-    @property
+    @abstractmethod
     def dim(self) -> int: ...
 
+    @abstractmethod
     def embed(self, texts: Sequence[str]) -> "TextEmbedding": ...
+
+    @classmethod
+    def __subclasshook__(cls, other: type) -> Any:
+        """By `embed` alone: a protocol would compute `dim` to look whether it is there, and load the encoder."""
+        return callable(getattr(other, "embed", None)) if cls is TextEncoder else NotImplemented
 
 
 @dataclass(frozen=True)
@@ -79,7 +89,7 @@ class TextEmbedding:
         )
 
 
-class CallableEncoder:
+class CallableEncoder(TextEncoder):
     """A function of a list of texts as a `TextEncoder`.
 
     function: gives (embeddings (b n d), mask (b n)), as tensors or arrays; without a mask every entry is a token, and

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import no_type_check
 
 from meshgpt.errors import TextEncoderError
-from meshgpt.text.embedding import WAYS_OUT, TextEmbedding
+from meshgpt.text.embedding import WAYS_OUT, TextEmbedding, TextEncoder
 
 WIDTHS = {
     "google/t5-v1_1-small": 512,
@@ -22,7 +22,7 @@ WIDTHS = {
 }
 
 
-class HubEncoder:
+class HubEncoder(TextEncoder):
     """An encoder of a model hub or of a folder: `model` is "owner/name" or a path. Nothing is loaded before a text."""
 
     @no_type_check

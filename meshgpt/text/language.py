@@ -30,7 +30,7 @@ def warn_of_foreign(texts: Iterable[str], encoder: str, knows: str) -> None:
     texts = list(texts)
     if not texts:
         return
-    shown = ", ".join(f"'{text}'" for text in texts[:SHOWN])
+    shown = ", ".join(f"'{text if len(text) <= 60 else text[:60] + '...'}'" for text in texts[:SHOWN])
     shown += f" and {len(texts) - SHOWN} more" if len(texts) > SHOWN else ""
     warnings.warn(
         f"the text encoder '{encoder}' knows {knows}; do not expect it to understand {shown}: translate, or use an "

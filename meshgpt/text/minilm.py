@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from meshgpt.checkpoint import file_sha256, read_tensors
 from meshgpt.errors import MissingExtraError, TextEncoderError
-from meshgpt.text.embedding import WAYS_OUT, TextEmbedding, embed_distinct
+from meshgpt.text.embedding import WAYS_OUT, TextEmbedding, TextEncoder, embed_distinct
 from meshgpt.text.language import is_foreign, warn_of_foreign
 
 NAME, DIM, DEPTH, HEADS = "minilm", 384, 6, 12
@@ -66,19 +66,23 @@ class Bert:
         return functional.layer_norm(x, (DIM,), self.tensors[f"{name}.weight"], self.tensors[f"{name}.bias"], eps=1e-12)
 
 
-class MiniLM:
+class MiniLM(TextEncoder):
     """The text encoder 'minilm': 384 numbers a token, English, texts of up to 256 tokens (longer ones are cut).
 
     folder: where model.safetensors and tokenizer.json lie; those of the installed package if not given. Nothing is
     read before the first text. Raises `MissingExtraError` without the package, `TextEncoderError` for other files.
     """
 
-    name, dim = NAME, DIM
+    name = NAME
 
     @no_type_check
     def __init__(self, folder=None):
         self.folder = None if folder is None else Path(folder)
         self._loaded = None
+
+    @property
+    def dim(self) -> int:
+        return DIM
 
     @property
     def identity(self) -> str:
