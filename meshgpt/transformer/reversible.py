@@ -1,5 +1,6 @@
 """Layers whose inputs are reconstructed from their outputs in the backward pass, so that depth costs no memory."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -39,10 +40,33 @@ def _run(x: Tensor, branches: Sequence[Branch]) -> tuple[Tensor, Tensor]:
     return one, two
 
 
+class _Precision:
+    """The autocast of the moment it is made, to be entered again: what is reconstructed must be what was computed.
+
+    Cast weights are never kept: those of a forward pass, which autograd does not see, would hide the weights from it.
+    """
+
+    def __init__(self, device: torch.device):
+        kinds = [kind for kind in {device.type, "cpu"} if torch.amp.is_autocast_available(kind)]
+        self.states = [(kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)) for kind in kinds]
+
+    def __call__(self) -> contextlib.ExitStack:
+        stack = contextlib.ExitStack()
+        for kind, dtype, enabled in self.states:
+            stack.enter_context(torch.autocast(kind, dtype=dtype, enabled=enabled, cache_enabled=False))
+        return stack
+
+
 class _Reversible(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, branches: Any, parameters: Any, num_shared: int, x: Tensor, *others: Tensor) -> Any:
-        one, two = _run(x.detach(), branches)
+        ctx.precision = _Precision(x.device)
+        one = two = x.detach()
+        for branch in branches:
+            with torch.set_grad_enabled(
+                num_shared > 0
+            ):  # attention under a mask that wants a gradient rounds otherwise
+                one, two = two, one + _branch_of(two, branch, ctx.precision)[1].detach()
         ctx.branches, ctx.parameters, ctx.shared = branches, parameters, others[:num_shared]
         ctx.save_for_backward(one, two)
         return one, two
@@ -54,10 +78,9 @@ class _Reversible(torch.autograd.Function):
         shared_grads: list[Tensor | None] = [None] * len(ctx.shared)
         for branch, parameters in zip(reversed(ctx.branches), reversed(ctx.parameters), strict=True):
             with torch.enable_grad():
-                source = one.detach().requires_grad_()
-                out = branch(source)
+                source, out = _branch_of(one, branch, ctx.precision)
             wanted = [source, *ctx.shared, *parameters]
-            found = list(torch.autograd.grad(out, wanted, grad_two, allow_unused=True))
+            found = list(torch.autograd.grad(out, wanted, grad_two.to(out.dtype), allow_unused=True))
             source_grad, *grads = found
             parts, grads = grads[: len(ctx.shared)], grads[len(ctx.shared) :]
             shared_grads = [_sum(*pair) for pair in zip(shared_grads, parts, strict=True)]
@@ -65,6 +88,13 @@ class _Reversible(torch.autograd.Function):
             one, two = two - out.detach(), one
             grad_one, grad_two = grad_two, grad_one + source_grad
         return None, None, None, grad_one + grad_two, *shared_grads, *parameter_grads
+
+
+def _branch_of(x: Tensor, branch: Branch, precision: _Precision) -> tuple[Tensor, Tensor]:
+    """A leaf with the values of `x`, and the branch of it."""
+    source = x.detach().requires_grad_()
+    with precision():
+        return source, branch(source)
 
 
 def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
