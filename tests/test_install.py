@@ -80,6 +80,18 @@ def test_the_guidance_package_installs_beside_a_cpu_torch_as_documented(environm
     assert run(python, "-c", code, cwd=folder).strip() == before
 
 
+def test_the_text_encoder_installs_beside_a_cpu_torch_and_needs_no_network(environment):
+    before, after = installed(environment, "[text]")
+    folder, python = environment
+    code = (
+        "from meshgpt.text.encoder import text_encoder as e; import sys, torch; print(e().embed('a chair').mask.shape)"
+    )
+    code += "; assert 'transformers' not in sys.modules; print(torch.__version__)"
+    assert run(python, "-c", code, cwd=folder).splitlines() == ["torch.Size([1, 4])", before]
+    if before.endswith("+cpu"):
+        assert after["heavy"] == []
+
+
 def test_the_installed_command_starts(environment):
     installed(environment, "")
     folder, python = environment
