@@ -22,6 +22,11 @@ from torch import Tensor, nn
 from meshgpt.config import Config
 from meshgpt.errors import CheckpointError
 
+try:
+    import fcntl
+except ImportError:  # not on Windows, where two processes may make the same thing twice
+    fcntl = None
+
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 SAVED_PARTS = ".saved-parts"  # holds the parts of a whole between the moment it is saved and that of their moves
 FORMAT_VERSION = 1
@@ -292,6 +297,16 @@ def writing(where: Path) -> Iterator[None]:
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise CheckpointError(f"cannot write {where}: {reason}; what was saved there before is untouched") from error
+
+
+@contextlib.contextmanager
+@no_type_check
+def locked(path: Path) -> Iterator[None]:
+    """A block that one process at a time enters; the lock of a process that dies is free again."""
+    with open(path, "w", encoding="utf-8") as file:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:

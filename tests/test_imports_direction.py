@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = (
-    *("errors", "_env", "_typecheck", "config", "checkpoint"),
+    *("errors", "_env", "_typecheck", "config", "checkpoint", "fingerprint"),
     *("mesh", "data", "nn", "text", "tokenizers", "transformer", "shapes", "pipeline", "training", "evaluation", "cli"),
 )
 LAST = ("training", "evaluation")  # known only by cli/ and, lazily, by __init__

@@ -83,9 +83,8 @@ def test_the_guidance_package_installs_beside_a_cpu_torch_as_documented(environm
 def test_the_text_encoder_installs_beside_a_cpu_torch_and_needs_no_network(environment):
     before, after = installed(environment, "[text]")
     folder, python = environment
-    code = (
-        "from meshgpt.text.encoder import text_encoder as e; import sys, torch; print(e().embed('a chair').mask.shape)"
-    )
+    code = "from meshgpt.text.encoder import text_encoder; import sys, torch"
+    code += "; print(text_encoder().embed('a chair').mask.shape)"
     code += "; assert 'transformers' not in sys.modules; print(torch.__version__)"
     assert run(python, "-c", code, cwd=folder).splitlines() == ["torch.Size([1, 4])", before]
     if before.endswith("+cpu"):
