@@ -78,12 +78,14 @@ class ConditionedWriter(FaceWriter):
 
     @typing.no_type_check
     def conditions_for(self, codes, given: dict[str, Any]) -> Conditions | None:
-        """`conditions_of` for learning from codes: a mesh has as many faces as it has, unless that is given."""
-        if not self.config.is_conditioned:
-            self.conditions_of(len(codes), **given)
-            return None
+        """`conditions_of` for learning from codes: a mesh has as many faces as it has, unless that is given.
+
+        Raises `ConditionError` for a model in training that is given nothing to learn from.
+        """
         found = self.conditions_of(len(codes), **given)
-        if not found.kinds and self.config.kinds != ("num_faces",):
+        if not self.config.is_conditioned:
+            return None
+        if self.training and not found.kinds and self.config.kinds != ("num_faces",):
             wanted = ", ".join(ARGUMENTS[kind] for kind in self.config.kinds)
             raise ConditionError(f"this model learns from conditions, and none is given: pass some of {wanted}")
         if self.config.takes("num_faces") and found.num_faces is None:

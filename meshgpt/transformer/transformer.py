@@ -90,7 +90,7 @@ class MeshTransformer(ConditionedWriter, Pretrained):
         of `conditions_of`.
         """
         codes = self.checked_codes(torch.zeros(1, 0, dtype=torch.long) if codes is None else codes)
-        context = self.context_of(self.conditions_for(codes, conditions), len(codes), cond_drop_prob)
+        context = self.context_of(self.conditions_of(len(codes), **conditions), len(codes), cond_drop_prob)
         return self.likelihood(codes, append_eos, context).loss if return_loss else self.next_logits(codes, context)
 
     @typing.no_type_check
@@ -195,7 +195,7 @@ class MeshTransformer(ConditionedWriter, Pretrained):
         if batch_size is not None and batch_size < 1:
             raise GenerationError(f"batch_size must be at least 1, got {batch_size}")
         prompt = None if prompt is None else self.checked_codes(prompt)
-        if prompt is not None and batch_size not in (None, len(prompt)):
+        if prompt is not None and len(prompt) != 1 and batch_size not in (None, len(prompt)):
             raise GenerationError(
                 f"batch_size = {batch_size}, but the prompt has {len(prompt)} rows: leave batch_size out"
             )
