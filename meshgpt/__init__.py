@@ -25,12 +25,20 @@ if TYPE_CHECKING:
     from meshgpt.errors import MeshGPTError as MeshGPTError
     from meshgpt.mesh.canonical import GridMesh as GridMesh
     from meshgpt.mesh.canonical import canonicalize as canonicalize
+    from meshgpt.mesh.clouds import CloudAugmentation as CloudAugmentation
+    from meshgpt.mesh.clouds import PointCloud as PointCloud
+    from meshgpt.mesh.clouds import read_points as read_points
+    from meshgpt.mesh.clouds import write_points as write_points
     from meshgpt.mesh.files import read_mesh as read_mesh
     from meshgpt.mesh.files import write_mesh as write_mesh
     from meshgpt.mesh.mesh import Mesh as Mesh
     from meshgpt.mesh.picture import contact_sheet as contact_sheet
     from meshgpt.mesh.picture import render as render
     from meshgpt.mesh.picture import save_png as save_png
+    from meshgpt.mesh.surface import SurfaceReport as SurfaceReport
+    from meshgpt.mesh.surface import compare_surfaces as compare_surfaces
+    from meshgpt.mesh.surface import nearest_mesh as nearest_mesh
+    from meshgpt.mesh.surface import sample_surface as sample_surface
     from meshgpt.mesh.topology import derive_face_edges_from_faces as derive_face_edges_from_faces
     from meshgpt.mesh.topology import orient as orient
     from meshgpt.mesh.topology import topology_report as topology_report
@@ -50,6 +58,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Augmentation": "data.augment",
+    "CloudAugmentation": "mesh.clouds",
     "CoordinateTokenizer": "tokenizers.coordinates",
     "DatasetFromTransforms": "data.folder",
     "GridMesh": "mesh.canonical",
@@ -67,18 +76,25 @@ _HOMES = {
     "MeshTransformer": "transformer.transformer",
     "MeshTransformerConfig": "transformer.config",
     "MeshTransformerTrainer": "training.mesh_trainers",
+    "PointCloud": "mesh.clouds",
     "Sampling": "transformer.sampling",
+    "SurfaceReport": "mesh.surface",
     "TrainerConfig": "training.settings",
     "build_dataset": "data.build",
     "canonicalize": "mesh.canonical",
+    "compare_surfaces": "mesh.surface",
     "contact_sheet": "mesh.picture",
     "derive_face_edges_from_faces": "mesh.topology",
+    "nearest_mesh": "mesh.surface",
     "orient": "mesh.topology",
     "read_mesh": "mesh.files",
+    "read_points": "mesh.clouds",
     "render": "mesh.picture",
+    "sample_surface": "mesh.surface",
     "save_png": "mesh.picture",
     "topology_report": "mesh.topology",
     "write_mesh": "mesh.files",
+    "write_points": "mesh.clouds",
     "write_viewer": "mesh.viewer",
 }
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from meshgpt.mesh.farthest import farthest_points
+from meshgpt.mesh.surface import farthest_points
 from meshgpt.nn.fourier import PointEmbedding
 from meshgpt.nn.latents import SetAttention
 from meshgpt.nn.points import PointEncoder

@@ -122,10 +122,12 @@ def _planes(tree: KDTree, points: np.ndarray, neighbours: int) -> np.ndarray:
 
 
 def _unit(normals: np.ndarray) -> np.ndarray:
+    """At unit length, or zero; what has it already stays as it is, to the last bit."""
     largest = np.abs(normals).max(axis=1, keepdims=True)
     scaled = np.divide(normals, largest, out=np.zeros_like(normals), where=largest > 0)
     length = np.linalg.norm(scaled, axis=1, keepdims=True)
-    return np.divide(scaled, length, out=np.zeros_like(scaled), where=length > 0)
+    unit = np.divide(scaled, length, out=np.zeros_like(scaled), where=length > 0)
+    return np.where(np.abs(length * largest - 1) < 1e-12, normals, unit)
 
 
 @no_type_check
