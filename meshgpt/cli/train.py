@@ -2,7 +2,7 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from meshgpt.cli.inputs import named_tokenizer
 from meshgpt.cli.settings import add_changes, changed
@@ -13,6 +13,13 @@ if TYPE_CHECKING:
     from meshgpt.data.dataset import MeshDataset
     from meshgpt.training.trainer import Trainer
 
+CONDITIONS = {
+    "text": "condition_on_text",
+    "category": "categories",
+    "faces": "condition_on_faces",
+    "points": "condition_on_points",
+}
+
 
 def add_commands(commands: argparse._SubParsersAction, shared: argparse.ArgumentParser) -> None:
     train = commands.add_parser("train", help="train a tokenizer, or a transformer on its tokens")
@@ -21,6 +28,10 @@ def add_commands(commands: argparse._SubParsersAction, shared: argparse.Argument
     tokenizer.set_defaults(run=run_tokenizer)
     transformer = parts.add_parser("transformer", parents=[shared], help="writes tokens, and so meshes")
     transformer.add_argument("--tokenizer", default="lowpoly", help="a run, a bundled or Hub name, or 'coordinates'")
+    kinds = "what it can be asked for; points are of the surface, categories those of the data"
+    transformer.add_argument("--condition", nargs="+", choices=CONDITIONS, default=[], metavar="KIND", help=kinds)
+    begin = "begin with the weights of a transformer, which may take other conditions: a run, bundled or Hub name"
+    transformer.add_argument("--init", metavar="MODEL", help=begin)
     transformer.set_defaults(run=run_transformer)
     for part in (tokenizer, transformer):
         part.add_argument("data", help="a data set: folder, .zip, .npz or a bundled name")
@@ -67,14 +78,20 @@ def run_transformer(arguments: argparse.Namespace) -> None:
     from meshgpt.training.settings import TrainerConfig
     from meshgpt.transformer.config import MeshTransformerConfig
     from meshgpt.transformer.transformer import MeshTransformer
+    from meshgpt.transformer.warm_start import initialise_from
 
     chosen = preset("transformer", arguments.preset)
-    training, model = changed(((TrainerConfig, chosen.training), (MeshTransformerConfig, chosen.model)), arguments)
     data, val = datasets(arguments)
+    fields = {**chosen.model, **condition_fields(arguments.condition, data)}
+    training, model = changed(((TrainerConfig, chosen.training), (MeshTransformerConfig, fields)), arguments)
     tokenizer = named_tokenizer(arguments.tokenizer)
     torch.manual_seed(training.get("seed", 0))
+    transformer = MeshTransformer(tokenizer, **model)
+    if arguments.init is not None:
+        report = initialise_from(transformer, MeshTransformer.from_pretrained(arguments.init, tokenizer))
+        print(f"{arguments.init}: {report.summary}")
     trainer = MeshTransformerTrainer(
-        MeshTransformer(tokenizer, **model),
+        transformer,
         data,
         val_dataset=val,
         augment=augmentation(arguments),
@@ -87,6 +104,14 @@ def run_transformer(arguments: argparse.Namespace) -> None:
         averaged = MeshTransformer.from_pretrained(arguments.out, tokenizer)
         folder = MeshPipeline(tokenizer, averaged).save_pretrained(arguments.out / "pipeline")
         print(f"next: meshgpt generate --model {folder} --view")
+
+
+def condition_fields(kinds: list[str], data: "MeshDataset") -> dict[str, Any]:
+    """The fields of a transformer's config for `--condition`."""
+    if "category" in kinds and not data.categories:
+        raise DataError(f"--condition category: no mesh of {data!r} has a category")
+    fields = {CONDITIONS[kind]: True for kind in kinds if kind != "category"}
+    return {**fields, "categories": tuple(data.categories)} if "category" in kinds else fields
 
 
 def finish(trainer: "Trainer", arguments: argparse.Namespace) -> None:

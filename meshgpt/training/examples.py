@@ -119,6 +119,10 @@ class MeshExamples(Examples):
         """Example `index` as it is in the data set."""
         return as_example(self.dataset[int(index)], int(index), self.data_kwargs)
 
+    def items(self) -> list[Any]:
+        """What the data set itself holds, tuples as dicts by the names of their entries."""
+        return [_named(self.dataset[index], self.data_kwargs) for index in range(len(self))]
+
     def get(self, index: int, epoch: int) -> MeshExample:
         example = self.plain(index)
         if self.view is None:
@@ -136,11 +140,16 @@ def as_example(item, index: int, data_kwargs: Sequence[str] = DATA_KWARGS) -> Me
         return MeshExample(item)
     if isinstance(getattr(item, "mesh", None), Mesh):
         return MeshExample(item.mesh, getattr(item, "caption", None))
-    if isinstance(item, (tuple, list)):
-        item = dict(zip(data_kwargs, item, strict=False))
+    item = _named(item, data_kwargs)
     if not isinstance(item, dict) or not {"vertices", "faces"} <= set(item):
         what = f"keys {sorted(item)}" if isinstance(item, dict) else type(item).__name__
         raise DataError(f"item {index} of the data set is {what}: expected a mesh, or vertices and faces")
     faces = np.asarray(item["faces"])
     text = item.get("texts", item.get("text"))
     return MeshExample(Mesh(item["vertices"], faces[(faces[:, :3] >= 0).all(axis=1)]), text)
+
+
+@no_type_check
+def _named(item, data_kwargs: Sequence[str]) -> Any:
+    """A tuple as a dict by the names of its entries; anything else as it is."""
+    return dict(zip(data_kwargs, item, strict=False)) if isinstance(item, (tuple, list)) else item

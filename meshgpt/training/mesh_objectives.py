@@ -10,8 +10,10 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from meshgpt.data.batch import MeshBatch
+from meshgpt.training.asked import AskedCodes
 from meshgpt.training.examples import MeshExample
 from meshgpt.training.objective import Losses, Objective
+from meshgpt.transformer.conditions import Conditions
 
 
 class AutoencoderObjective(Objective):
@@ -44,29 +46,39 @@ def code_perplexity(codes: Int[Tensor, "nv q"]) -> Tensor:
 
 @dataclass(frozen=True)
 class CodeBatch:
-    """Codes (b, n), padded -1, and how many of them there are with the ends."""
+    """Codes (b, n), padded -1, how many of them there are with the ends, and what is asked of each row."""
 
     codes: Int[Tensor, "b n"]
     num_tokens: int
+    conditions: Conditions | None = None
 
     def to(self, device: Any) -> "CodeBatch":
-        return replace(self, codes=self.codes.to(device, non_blocking=True))
+        conditions = None if self.conditions is None else self.conditions.to(device, non_blocking=True)
+        return replace(self, codes=self.codes.to(device, non_blocking=True), conditions=conditions)
 
 
 class TransformerObjective(Objective):
-    """The likelihood of the codes of meshes under a `MeshTransformer`, in nats per token, ends included."""
+    """The likelihood of the codes of meshes under a `MeshTransformer`, in nats per token, ends included.
 
-    def collate(self, examples: Sequence[Tensor]) -> CodeBatch:
-        codes = torch.nn.utils.rnn.pad_sequence(list(examples), batch_first=True, padding_value=-1)
-        return CodeBatch(codes.long(), sum(len(row) + 1 for row in examples))
+    Of a model that takes conditions, validation also tells `bits_per_face_unasked`, by what it writes when not asked.
+    """
+
+    def collate(self, examples: Sequence[Tensor | AskedCodes]) -> CodeBatch:
+        rows = [row.codes if isinstance(row, AskedCodes) else row for row in examples]
+        asked = [row.conditions for row in examples if isinstance(row, AskedCodes)]
+        codes = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
+        conditions = Conditions.join(asked) if asked else None
+        return CodeBatch(codes.long(), sum(len(row) + 1 for row in rows), conditions)
 
     def weight(self, batch: CodeBatch) -> float:
         return float(batch.num_tokens)
 
     def losses(self, model: nn.Module, batch: CodeBatch) -> Losses:
-        output: Any = model.losses(batch.codes)  # type: ignore[operator]
+        output: Any = model.losses(batch.codes, batch.conditions)  # type: ignore[operator]
         metrics = {"bits_per_face": output.bits_per_face.detach()}
-        return Losses(output.loss, metrics, counts={"bits_per_face": float(output.num_faces)})
+        if batch.conditions is not None and not model.training:
+            metrics["bits_per_face_unasked"] = model.losses(batch.codes).bits_per_face  # type: ignore[operator]
+        return Losses(output.loss, metrics, counts=dict.fromkeys(metrics, float(output.num_faces)))
 
     def summary(self, means: dict[str, float]) -> dict[str, float]:
         return {**means, "perplexity": math.exp(min(means["loss"], 80.0))} if "loss" in means else means

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from meshgpt.config import resolve_config
 from meshgpt.errors import TrainingError
+from meshgpt.training.asked import AskedExamples, asked
 from meshgpt.training.examples import MeshExamples, MeshView
 from meshgpt.training.mesh_objectives import AutoencoderObjective, TransformerObjective
 from meshgpt.training.settings import TrainerConfig
@@ -54,6 +55,12 @@ class MeshTransformerTrainer(Trainer):
     `cache_folder` (the run's own if not given), where other runs find them. Meshes longer than the model's
     `max_seq_len` are left out, with a warning. The codes are made on the device that the tokenizer is on. The other
     arguments are those of `MeshAutoencoderTrainer`.
+
+    What the model can be asked for is taken from the data: the text and the category of records and items, the number
+    of faces and points of the surface of the mesh itself. captions: a `CaptionWriter` that words the texts differently
+    from epoch to epoch; if not given, the usual one for records of a `MeshDataset`, and other texts stay as they are.
+    clouds: a `CloudAugmentation` that makes the points worse. Validation asks by plain captions, true numbers of faces
+    and clean points.
     """
 
     @no_type_check
@@ -69,7 +76,8 @@ class MeshTransformerTrainer(Trainer):
         cache_folder=None,
         **keywords,
     ):
-        options = {name: keywords.pop(name, None) for name in ("accelerator_kwargs", "data_kwargs", "weights")}
+        names = ("accelerator_kwargs", "data_kwargs", "weights", "captions", "clouds")
+        options = {name: keywords.pop(name, None) for name in names}
         config = resolve_config(TrainerConfig, config, keywords)
         if num_variants > 1 and augment is None:
             raise TrainingError(f"num_variants = {num_variants} needs augment: without it all variants are the same")
@@ -77,10 +85,13 @@ class MeshTransformerTrainer(Trainer):
         tokenizer, limit = model.tokenizer, model.config.max_seq_len
         self._face_size = tokenizer.tokens_per_face or 1
 
-        def examples(dataset, augment, variants) -> TokenExamples:
+        def examples(dataset, augment, variants, exact=False) -> "TokenExamples | AskedExamples":
             view = MeshView(tokenizer.num_discrete_coors, tokenizer.corners, augment)
             meshes = MeshExamples(dataset, view, config.seed, options["data_kwargs"])
-            return tokenized(tokenizer, meshes, cache, variants, limit)
+            tokens = tokenized(tokenizer, meshes, cache, variants, limit)
+            if not model.config.is_conditioned:
+                return tokens
+            return asked(model, tokens, cache, config.seed, options["captions"], options["clouds"], exact)
 
         training, weights = examples(dataset, augment, num_variants), options["weights"]
         super().__init__(
@@ -88,7 +99,7 @@ class MeshTransformerTrainer(Trainer):
             training,
             TransformerObjective(),
             config,
-            val_examples=None if val_dataset is None else examples(val_dataset, None, 1),
+            val_examples=None if val_dataset is None else examples(val_dataset, None, 1, exact=True),
             weights=None if weights is None else np.asarray(weights)[training.kept],
             accelerator_kwargs=options["accelerator_kwargs"],
         )

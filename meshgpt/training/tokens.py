@@ -1,15 +1,9 @@
 """Codes computed once and kept: for every mesh, and every augmented variant of it, in one flat file that runs share."""
 
-import contextlib
-import dataclasses
-import functools
 import hashlib
 import json
 import os
-import pickle
-import secrets
 import shutil
-import types
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,17 +14,13 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from meshgpt.checkpoint import file_sha256, sync_folder, write_text, writing
+from meshgpt.checkpoint import file_sha256, locked, sync_folder, write_text, writing
 from meshgpt.config import Config
 from meshgpt.data.batch import MeshBatch
 from meshgpt.errors import DataError
+from meshgpt.fingerprint import described_by_content
 from meshgpt.tokenizers.tokenizer import MeshTokenizer
 from meshgpt.training.examples import Examples, MeshExamples
-
-try:
-    import fcntl
-except ImportError:  # not on Windows, where two processes may make the same set twice
-    fcntl = None
 
 PART_SIZE = 1024  # entries tokenised between two saves, so that stopping loses little
 FACES_AT_ONCE = 8192
@@ -53,7 +43,7 @@ class TokenCache:
         target = self.folder / key
         with writing(target):
             self.folder.mkdir(parents=True, exist_ok=True)
-            with _locked(self.folder / f".lock-{key}"):
+            with locked(self.folder / f".lock-{key}"):
                 if not _is_whole(target):
                     self._make(target, count, entry)
         return np.load(target / CODES_FILE, mmap_mode="r"), np.load(target / OFFSETS_FILE)
@@ -87,16 +77,6 @@ def _read_part(path: Path) -> dict[str, np.ndarray]:
         return dict(part)
 
 
-@contextlib.contextmanager
-@no_type_check
-def _locked(path: Path) -> Iterator[None]:
-    """A block that one process at a time enters; the lock of a process that dies is free again."""
-    with open(path, "w", encoding="utf-8") as file:
-        if fcntl is not None:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def _joined(rows: list[np.ndarray]) -> np.ndarray:
     codes = np.concatenate([np.zeros(0, dtype=np.int32), *rows])
     return codes.astype(np.uint16) if not len(codes) or codes.max() < 2**16 else codes.astype(np.int32)
@@ -111,11 +91,17 @@ def _is_whole(folder: Path) -> bool:
 
 
 class TokenExamples(Examples):
-    """Codes of meshes: in epoch e, variant e of each, counting round. `size` of an example is its longest variant's."""
+    """Codes of meshes: in epoch e, variant e of each, counting round. `size` of an example is its longest variant's.
 
-    def __init__(self, meshes: MeshExamples, codes: np.ndarray, offsets: np.ndarray, num_variants: int):
+    Entry i * num_variants + v holds the codes of variant v of mesh i, `face_size` of them a face.
+    """
+
+    def __init__(
+        self, meshes: MeshExamples, codes: np.ndarray, offsets: np.ndarray, num_variants: int, face_size: int = 1
+    ):
         super().__init__(meshes)
         self.meshes, self.codes, self.offsets, self.num_variants = meshes, codes, offsets, num_variants
+        self.face_size = face_size
         self.lengths = np.diff(offsets).reshape(len(meshes), num_variants)
         self.kept = np.arange(len(meshes))
 
@@ -139,7 +125,12 @@ class TokenExamples(Examples):
         warnings.warn(f"{what}: they are left out", stacklevel=3)
 
     def get(self, index: int, epoch: int) -> Tensor:
-        entry = int(self.kept[index]) * self.num_variants + epoch % self.num_variants
+        return self.codes_of(self.entry(index, epoch))
+
+    def entry(self, index: int, epoch: int) -> int:
+        return int(self.kept[index]) * self.num_variants + epoch % self.num_variants
+
+    def codes_of(self, entry: int) -> Tensor:
         return torch.from_numpy(self.codes[self.offsets[entry] : self.offsets[entry + 1]].astype(np.int64))
 
     def name(self, index: int) -> str:
@@ -171,7 +162,7 @@ def tokenized(
         return [rows.get(number, np.zeros(0, dtype=np.int32)) for number in numbers]
 
     codes, offsets = cache.get(key, len(meshes) * num_variants, entry)
-    examples = TokenExamples(meshes, codes, offsets, num_variants)
+    examples = TokenExamples(meshes, codes, offsets, num_variants, getattr(tokenizer, "tokens_per_face", None) or 1)
     examples.leave_out(longest if longest is not None else int(examples.lengths.max(initial=1)))
     return examples
 
@@ -208,56 +199,3 @@ def token_key(tokenizer: MeshTokenizer, meshes: MeshExamples, num_variants: int)
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:32]
-
-
-@no_type_check
-def described_by_content(value: Any) -> Any:
-    """A JSON value that is equal for equal settings and code: configs, dataclasses, functions and plain values.
-
-    Functions are known by their bytecode and what they hold; other objects by their class and fields, or where they
-    have none by their pickle. What cannot be told at all is different each time.
-    """
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, (list, tuple)):
-        return [described_by_content(item) for item in value]
-    if isinstance(value, dict):
-        return {str(name): described_by_content(item) for name, item in value.items()}
-    if isinstance(value, types.FunctionType):
-        cells = [cell.cell_contents for cell in value.__closure__ or ()]
-        return [
-            "function",
-            _code(value.__code__),
-            described_by_content([value.__defaults__, value.__kwdefaults__, cells]),
-        ]
-    if isinstance(value, types.CodeType):
-        return _code(value)
-    if isinstance(value, types.MethodType):
-        return ["method", described_by_content([value.__func__, value.__self__])]
-    if isinstance(value, functools.partial):
-        return ["partial", described_by_content([value.func, value.args, value.keywords])]
-    if isinstance(value, (np.ndarray, np.generic, Tensor)):
-        return _array(value.detach().cpu() if isinstance(value, Tensor) else value)
-    if dataclasses.is_dataclass(value):
-        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-        return [type(value).__qualname__, described_by_content(fields)]
-    if getattr(value, "__dict__", None) and not isinstance(value, type):
-        return [type(value).__qualname__, described_by_content(value.__dict__)]
-    return [type(value).__qualname__, _pickled(value)]
-
-
-def _array(value: Any) -> list[Any]:
-    array = np.asarray(value)
-    return [str(array.dtype), list(array.shape), hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()]
-
-
-def _pickled(value: Any) -> str:
-    try:
-        return hashlib.sha256(pickle.dumps(value)).hexdigest()
-    except Exception:  # objects raise whatever they like
-        return secrets.token_hex()
-
-
-def _code(code: types.CodeType) -> list[Any]:
-    constants = [_code(item) if isinstance(item, types.CodeType) else repr(item) for item in code.co_consts]
-    return [hashlib.sha256(code.co_code).hexdigest(), list(code.co_names), constants]

@@ -34,8 +34,12 @@ class ImportReport:
     left: dict[str, str]
     fresh: tuple[str, ...]
 
+    @property
+    def summary(self) -> str:
+        return f"{len(self.mapped)} tensors read, {len(self.left)} left, {len(self.fresh)} of ours as initialised"
+
     def __str__(self) -> str:
-        lines = [f"{len(self.mapped)} tensors read, {len(self.left)} left, {len(self.fresh)} of ours as initialised"]
+        lines = [self.summary]
         lines += [f"  left  {name}: {why}" for name, why in self.left.items()]
         return "\n".join([*lines, *(f"  fresh {name}" for name in self.fresh)])
 
