@@ -302,8 +302,8 @@ def writing(where: Path) -> Iterator[None]:
 @contextlib.contextmanager
 @no_type_check
 def locked(path: Path) -> Iterator[None]:
-    """A block that one process at a time enters; the lock of a process that dies is free again."""
-    with open(path, "w", encoding="utf-8") as file:
+    """A block that one process at a time enters; the lock of a process that dies is free again. Makes the file."""
+    with open(path, "ab") as file:
         if fcntl is not None:
             fcntl.flock(file, fcntl.LOCK_EX)
         yield

