@@ -2,7 +2,8 @@
 
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, no_type_check
 from warnings import warn
@@ -17,16 +18,20 @@ from meshgpt.config import Config
 from meshgpt.data.batch import MeshBatch
 from meshgpt.errors import CheckpointError, GenerationError, GenerationInterrupted
 from meshgpt.mesh.canonical import canonicalize
+from meshgpt.mesh.frame import Frame
 from meshgpt.mesh.mesh import Mesh, drop_unused_vertices
+from meshgpt.mesh.surface import SurfaceReport
 from meshgpt.mesh.topology import orient, topology_report
 from meshgpt.tokenizers.autoencoder import MeshAutoencoder
 from meshgpt.tokenizers.coordinates import CoordinateTokenizer
 from meshgpt.tokenizers.tokenizer import MeshTokenizer
 from meshgpt.transformer.generation import GenerationResult
 from meshgpt.transformer.transformer import MeshTransformer
+from meshgpt.wishes import Target, Wishes
 
 TOKENIZERS: dict[str, Any] = {"MeshAutoencoder": MeshAutoencoder, "CoordinateTokenizer": CoordinateTokenizer}
 CANDIDATE_STRIDE = 1_000_003  # between the seeds of one mesh's candidates
+BUDGET_TOLERANCE = 0.2  # a mesh has about as many faces as asked for when it misses by no more
 SMALLEST_AREA = 1e-9  # a face with less has its corners on one line; on 1,024 bins the least area else is 1.9e-6
 STREAMED = Callable[[int, int, Tensor], None]
 
@@ -42,10 +47,14 @@ class MeshPipelineConfig(Config):
     min_faces: int = 1
     max_faces: int | None = None
     follow_grammar: bool | None = None  # None: where the tokenizer has a grammar
-    candidates: int = 1  # of so many, the mesh with the smallest share of open and non-manifold edges is kept
+    candidates: int = 1  # so many are written of each mesh, and the best is kept; see `MeshPipeline.generate`
+    cond_scale: float = 1.0  # guidance where something is asked for; see `Guidance`
+    num_points: int = 1024  # of a cloud or mesh to follow, so many points are shown to the model
 
     def validate(self) -> None:
         self.require(self.candidates >= 1, "candidates", "be at least 1")
+        self.require(self.num_points >= 1, "num_points", "be at least 1")
+        self.require(self.cond_scale >= 0, "cond_scale", "not be negative")
 
 
 @dataclass(frozen=True)
@@ -56,6 +65,7 @@ class GeneratedMesh:
     seed: int
     codes: Tensor  # (n,), the prompt's first
     stopped_by: str  # "end": by the model; else by a limit, "max_faces" or "max_seq_len", or by Ctrl-C, "interrupted"
+    fit: SurfaceReport | None = None  # how far it is from the shape that it follows, both normalised
 
 
 class MeshPipeline:
@@ -74,7 +84,7 @@ class MeshPipeline:
         self.config = config or MeshPipelineConfig()
 
     @no_type_check
-    def __call__(self, text=None, *, seed=None, num_meshes=1, prompt=None, **options) -> list[Mesh]:
+    def __call__(self, text=None, *, seed=None, num_meshes=None, prompt=None, **options) -> list[Mesh]:
         """Finished meshes; the arguments are those of `generate`. Warns where a mesh was cut off by a limit."""
         written = self.generate(text, seed=seed, num_meshes=num_meshes, prompt=prompt, **options)
         cut = [item for item in written if item.stopped_by != "end"]
@@ -90,7 +100,7 @@ class MeshPipeline:
         text=None,
         *,
         seed=None,
-        num_meshes=1,
+        num_meshes=None,
         prompt=None,
         batch_size=16,
         on_face=None,
@@ -98,60 +108,119 @@ class MeshPipeline:
         progress=False,
         **options,
     ) -> list[GeneratedMesh]:
-        """`num_meshes` meshes, `batch_size` at a time; what a seed gives does not depend on either.
+        """`num_meshes` meshes (one, if no list says otherwise), `batch_size` at a time; seeds do not depend on either.
 
-        seed: mesh i is written with seed + i; without one, seeds are drawn and told in the result. prompt: a `Mesh` in
-        [-1, 1] to go on from; its faces come first. on_face(mesh, face, codes) hears of every face as it is written,
-        on_mesh(mesh, generated) of every mesh. candidates: so many are written of each mesh, and the one with the
-        fewest open and non-manifold edges is kept. progress: shows a bar. Further keywords: the fields of `Sampling`.
-        Raises `GenerationError` for what this model cannot do, and for Ctrl-C `GenerationInterrupted`, which has what
-        was written before, faces of unfinished meshes too.
+        text, and as keywords category and faces (how many to aim at; `max_faces` is the hard limit): what the mesh
+        should be, where the model was trained for it. points: a shape to follow, a `PointCloud`, an array (n, 3), or
+        (n, 6) with normals, or a file; mesh: the same as a `Mesh` or a file. A result comes back in the place and size
+        of the shape that it follows. Each of these may be a list with an entry a mesh. negative_text: what guidance
+        (`cond_scale`) leads away from. prompt: a `Mesh` in [-1, 1] to go on from; its faces come first.
+
+        seed: mesh i is written with seed + i; without one, seeds are drawn and told in the result. candidates: so many
+        are written of each mesh, and the best is kept: one that the model ended, that is within a fifth of the faces
+        asked for, and that lies nearest to the shape it follows (Chamfer distance); where it follows none, the one with
+        the smallest share of open and non-manifold edges. on_face(mesh, face, codes) hears of every face as it is
+        written, on_mesh(mesh, generated) of every mesh. progress: shows a bar. Further keywords: the fields of
+        `Sampling` and `Guidance`. Raises `GenerationError` for what this model cannot do, and for Ctrl-C
+        `GenerationInterrupted`, which has what was written before, faces of unfinished meshes too.
         """
-        if text is not None:
-            raise GenerationError("this model was trained without texts and takes none: leave `text` out")
-        if num_meshes < 1 or batch_size < 1:
+        if min(1 if num_meshes is None else num_meshes, batch_size) < 1:
             raise GenerationError(f"num_meshes and batch_size must be at least 1, got {num_meshes} and {batch_size}")
-        options = {**self.config.to_dict(), **options}
-        candidates = options.pop("candidates")
-        if candidates < 1:
-            raise GenerationError(f"candidates must be at least 1, got {candidates}")
-        if options["follow_grammar"] is None:
-            options["follow_grammar"] = self.tokenizer.grammar is not None
-        seeds = self._seeds(seed, num_meshes)
+        asked = {name: options.pop(name, None) for name in ("category", "faces", "points", "mesh")}
+        wishes = Wishes.of(num_meshes, self.transformer.config.kinds, text=text, **asked)
+        negative_text = options.pop("negative_text", None)
+        if negative_text is not None and wishes.texts is None:
+            raise GenerationError("negative_text without text: there is nothing that it could change")
+        options, candidates, num_points = self._options(wishes, options)
+        seeds = self._seeds(seed, wishes.count)
         codes = None if prompt is None else self.prompt_codes(prompt)
+        conditions = wishes.conditions(self.transformer.conditions_of, num_points)
         best: list[GeneratedMesh] = []
-        with tqdm(total=num_meshes * candidates, disable=not progress, unit=" meshes") as bar:
-            for start in range(0, num_meshes, batch_size):
-                rows, result = seeds[start : start + batch_size], None
+        with tqdm(total=wishes.count * candidates, disable=not progress, unit=" meshes") as bar:
+            for start in range(0, wishes.count, batch_size):
+                rows, result = range(start, min(start + batch_size, wishes.count)), None
+                if negative_text is not None:
+                    options["negative_texts"] = _entries(negative_text, rows, wishes.count)
                 try:
                     for round in range(candidates):
                         result = self.transformer.generate_result(
                             None if codes is None else codes.expand(len(rows), -1),
                             len(rows),
-                            seed=tuple(row + CANDIDATE_STRIDE * round for row in rows),
+                            conditions=conditions.select(torch.tensor(rows)),
+                            seed=tuple(seeds[row] + CANDIDATE_STRIDE * round for row in rows),
                             on_face=_shifted(on_face, start),
                             progress=_shown_on(bar, start * candidates + (round + 1) * len(rows)),
                             **options,
                         )
-                        best[start:] = self._better(best[start:], rows, result)
+                        best[start:] = self._better(best[start:], rows, seeds, result, wishes)
                     for index, item in enumerate(best[start:] if on_mesh else (), start):
                         on_mesh(index, item)
                 except KeyboardInterrupt as interrupt:
                     result = getattr(interrupt, "result", result)
                     if result is not None:
-                        best[start:] = self._better(best[start:], rows, result)
+                        best[start:] = self._better(best[start:], rows, seeds, result, wishes)
                     raise GenerationInterrupted(filter(_is_something, best), result) from interrupt
             bar.update(bar.total - bar.n)
         return best
 
-    def _better(self, best: list[GeneratedMesh], seeds: list[int], result: GenerationResult) -> list[GeneratedMesh]:
+    @no_type_check
+    def complete(self, mesh, keep=0.5, **options) -> list[GeneratedMesh]:
+        """Keeps the first `keep` (a share) of the faces of a mesh in canonical order, the lowest, and writes the rest.
+
+        The results stand where the mesh does. The other arguments are those of `generate`. Raises `GenerationError`
+        where nothing would be kept.
+        """
+        if not isinstance(mesh, Mesh):
+            raise GenerationError(f"the mesh to complete must be a Mesh, got {type(mesh).__name__}")
+        if not 0 < keep <= 1:
+            raise GenerationError(f"keep must be a share of the faces in (0, 1], got {keep}")
+        frame = Frame.of(mesh.bounds)
+        normalized = self.tokenizer.with_own_corners(mesh.normalized())
+        grid = canonicalize(normalized, self.tokenizer.num_discrete_coors).mesh()
+        count = round(keep * grid.num_faces)
+        if count == 0:
+            raise GenerationError(f"{keep:g} of the {grid.num_faces} faces of the mesh is none: keep more")
+        begun = Mesh(*drop_unused_vertices(grid.vertices, grid.faces[:count]))
+        written = self.generate(prompt=begun, **options)
+        return [replace(item, mesh=frame.restore_mesh(self.decoded(item.codes))) for item in written]
+
+    def _options(self, wishes: Wishes, options: dict[str, Any]) -> tuple[dict[str, Any], int, int]:
+        """Keywords of the transformer, the number of candidates, and of points shown of a shape."""
+        if not wishes.are_any and options.get("cond_scale", 1) != 1:
+            raise GenerationError("cond_scale without anything asked for: give text, category, faces, points or mesh")
+        options = {**self.config.to_dict(), **options}
+        candidates, num_points = options.pop("candidates"), options.pop("num_points")
+        for name, value in (("candidates", candidates), ("num_points", num_points)):
+            if value < 1:
+                raise GenerationError(f"{name} must be at least 1, got {value}")
+        if options["follow_grammar"] is None:
+            options["follow_grammar"] = self.tokenizer.grammar is not None
+        if not wishes.are_any:
+            options["cond_scale"] = 1.0
+        return options, candidates, num_points
+
+    def _better(
+        self,
+        best: list[GeneratedMesh],
+        rows: range,
+        seeds: list[int],
+        result: GenerationResult,
+        wishes: Wishes,
+    ) -> list[GeneratedMesh]:
         """Of each mesh the best so far, or what was written now if it is better; of no mesh yet: what was written."""
-        codes = [row[row >= 0] for row in result.codes]
-        new = [
-            GeneratedMesh(self.finished(row), seed, row, reason)
-            for row, seed, reason in zip(codes, seeds, result.stopped_by, strict=True)
-        ]
-        return [min(pair, key=_faults) for pair in zip(best, new, strict=True)] if best else new
+        new = []
+        for row, codes, reason in zip(rows, result.codes, result.stopped_by, strict=True):
+            target = None if wishes.targets is None else wishes.targets[row]
+            new.append(self._written(codes[codes >= 0], seeds[row], reason, target))
+        faces = [None] * len(rows) if wishes.faces is None else [wishes.faces[row] for row in rows]
+        faults = [partial(_faults, faces=each) for each in faces]
+        return [min(pair, key=key) for *pair, key in zip(best, new, faults, strict=True)] if best else new
+
+    def _written(self, codes: Tensor, seed: int, reason: str, target: Target | None) -> GeneratedMesh:
+        if target is None:
+            return GeneratedMesh(self.finished(codes), seed, codes, reason)
+        mesh = self.decoded(codes)
+        return GeneratedMesh(target.frame.restore_mesh(mesh), seed, codes, reason, target.compare(mesh))
 
     def _seeds(self, seed: int | np.integer | Sequence[int | np.integer] | None, num_meshes: int) -> list[int]:
         if seed is None:
@@ -177,12 +246,16 @@ class MeshPipeline:
         return self.tokenizer.codes_from_batch(MeshBatch.from_meshes([grid.mesh()]))
 
     def finished(self, codes: Tensor) -> Mesh:
-        """The mesh that codes stand for, finished; an incomplete last face is left out."""
+        """The mesh that codes stand for, finished and on the ground; an incomplete last face is left out."""
+        return self.decoded(codes).grounded()
+
+    def decoded(self, codes: Tensor) -> Mesh:
+        """The same, where it lies in [-1, 1]."""
         unit = self.tokenizer.tokens_per_face or 1
         mesh = self.tokenizer.decode(codes[: len(codes) // unit * unit])
         welded = canonicalize(mesh, self.tokenizer.num_discrete_coors).mesh()
         solid = Mesh(*drop_unused_vertices(welded.vertices, welded.faces[welded.face_areas > SMALLEST_AREA]))
-        return orient(solid).grounded()
+        return orient(solid)
 
     def to(self, device: str | torch.device) -> "MeshPipeline":
         """Moves the models; returns the pipeline."""
@@ -233,11 +306,25 @@ def load_tokenizer(name_or_folder, revision=None) -> MeshTokenizer:
     return TOKENIZERS[kind].from_pretrained(folder)
 
 
-def _faults(item: GeneratedMesh) -> tuple[int, float]:
-    """Orders candidates: ended by the model, by a limit, by Ctrl-C; then by the share of edges without two faces."""
-    report = topology_report(item.mesh)
+def _faults(item: GeneratedMesh, faces: int | None = None) -> tuple[int, float, float]:
+    """Orders candidates: ended by the model, by a limit, by Ctrl-C; then by how far they miss what was asked for."""
     ended = {"end": 0, "interrupted": 2}.get(item.stopped_by, 1)
-    return ended, (report.boundary_edges + report.nonmanifold_edges) / max(report.edges, 1)
+    off = 0.0 if faces is None else max(0.0, abs(item.mesh.num_faces / faces - 1) - BUDGET_TOLERANCE)
+    if item.fit is not None:
+        return ended, off, item.fit.chamfer
+    if item.mesh.num_faces == 0:
+        return ended, off, np.inf
+    report = topology_report(item.mesh)
+    return ended, off, (report.boundary_edges + report.nonmanifold_edges) / max(report.edges, 1)
+
+
+def _entries(value: Any, rows: range, count: int) -> list[Any]:
+    """Those of some rows of what is given for all of them, or once."""
+    if not isinstance(value, (list, tuple)):
+        return [value] * len(rows)
+    if len(value) != count:
+        raise GenerationError(f"{len(value)} for negative_text, but {count} meshes")
+    return [value[row] for row in rows]
 
 
 def _is_something(item: GeneratedMesh) -> bool:

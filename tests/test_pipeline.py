@@ -278,7 +278,7 @@ def test_another_tokenizer_makes_a_pipeline_too(tmp_path):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"text": "a chair"}, "trained without texts"),
+        ({"text": "a chair"}, "trained without conditions"),
         ({"num_meshes": 0}, "at least 1, got 0"),
         ({"batch_size": 0}, "at least 1"),
         ({"candidates": 0}, "candidates must be at least 1"),

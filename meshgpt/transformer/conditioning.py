@@ -76,7 +76,7 @@ class Conditioner(nn.Module):
             tokens = self.num_faces(face_bucket(conditions.num_faces))
         elif kind == "points" and self.points is not None and conditions.points is not None:
             assert conditions.point_mask is not None
-            latents = self.points(conditions.points.to(dtype), conditions.point_mask)
+            latents = self.points(conditions.points, conditions.point_mask)
             return latents, present[:, None].expand(-1, latents.shape[1])
         else:
             return None

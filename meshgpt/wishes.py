@@ -1,0 +1,145 @@
+"""What a user asks of a pipeline, mesh by mesh: words, a category, a number of faces, a shape to follow."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, no_type_check
+
+import numpy as np
+from torch import Tensor
+
+from meshgpt.errors import ConditionError
+from meshgpt.mesh.clouds import PointCloud
+from meshgpt.mesh.frame import Frame
+from meshgpt.mesh.mesh import Mesh
+from meshgpt.mesh.surface import SurfaceReport, compare_surfaces
+
+KEYWORDS = {"text": "text", "category": "category", "faces": "num_faces", "points": "points", "mesh": "points"}
+COMPARED = 4096  # points by which a mesh is compared with the shape it should follow
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """A shape to follow, normalised, and where it was before."""
+
+    shape: Mesh | PointCloud
+    frame: Frame
+
+    @classmethod
+    @no_type_check
+    def of(cls, shape) -> "Target":
+        """Of a `Mesh`, a `PointCloud`, an array of points (n, 3) or (n, 6) with normals, or a file of either."""
+        if isinstance(shape, (str, Path)):
+            shape = _read(Path(shape))
+        if isinstance(shape, Mesh):
+            if not shape.num_faces:
+                raise ConditionError("the mesh to follow has no faces")
+            return cls(shape.normalized(), Frame.of(shape.bounds))
+        if not isinstance(shape, PointCloud):
+            shape = _cloud(shape)
+        return cls(*shape.normalized())
+
+    def seen(self, count: int) -> Tensor:
+        """(p, 6): the at most `count` points that a model sees of it, the same ones each time."""
+        rng = np.random.default_rng(0)
+        if isinstance(self.shape, PointCloud):
+            return self.shape.subsampled(count, rng).tensor()
+        return PointCloud.from_mesh(self.shape, count, rng).tensor()
+
+    def compare(self, mesh: Mesh) -> SurfaceReport | None:
+        """How far a normalised mesh is from the shape; None for one without area."""
+        return compare_surfaces(mesh, self.shape, COMPARED) if mesh.face_areas.sum() > 0 else None
+
+
+@no_type_check
+def _cloud(points) -> PointCloud:
+    if isinstance(points, Tensor):
+        points = points.detach().cpu().numpy()
+    points = np.asarray(points)
+    if points.ndim != 2 or points.shape[1] not in (3, 6):
+        raise ConditionError(f"points must be a PointCloud, (n, 3), or (n, 6) with normals, got {points.shape}")
+    if not len(points):
+        raise ConditionError("points is an empty cloud: give at least one point")
+    return PointCloud(points[:, :3], points[:, 3:] if points.shape[1] == 6 else None)
+
+
+def _read(path: Path) -> Mesh | PointCloud:
+    """A mesh, or where a file has no faces (.ply) or cannot have any (.xyz, .npy, ...), a cloud."""
+    from meshgpt.errors import MeshFileError
+    from meshgpt.mesh.clouds import read_points
+    from meshgpt.mesh.files import FORMATS, read_mesh
+
+    extension = path.suffix.lower().lstrip(".")
+    if extension not in FORMATS:
+        return read_points(path)
+    try:
+        return read_mesh(path)
+    except MeshFileError:
+        if extension != "ply":
+            raise
+        return read_points(path)
+
+
+@dataclass(frozen=True, eq=False)
+class Wishes:
+    """One entry for each mesh in every list; None where a kind is not asked for."""
+
+    count: int
+    texts: list[str | None] | None = None
+    categories: list[str | None] | None = None
+    faces: list[int | None] | None = None
+    targets: list[Target] | None = None
+
+    @classmethod
+    @no_type_check
+    def of(cls, num_meshes, kinds, *, text=None, category=None, faces=None, points=None, mesh=None) -> "Wishes":
+        """What is given once is for all meshes; a list has an entry for each. `kinds`: what the model takes.
+
+        Raises `ConditionError` for what it does not take and for lists of different lengths.
+        """
+        given = {"text": text, "category": category, "faces": faces, "points": points, "mesh": mesh}
+        given = {name: value for name, value in given.items() if value is not None}
+        for name in given:
+            if KEYWORDS[name] not in kinds:
+                raise ConditionError(refusal(name, kinds))
+        if "points" in given and "mesh" in given:
+            raise ConditionError("both points and mesh are given: leave one out")
+        lists = {name: list(value) for name, value in given.items() if isinstance(value, (list, tuple))}
+        counts = {name: len(value) for name, value in lists.items()}
+        counts |= {} if num_meshes is None else {"num_meshes": num_meshes}
+        if len(set(counts.values())) > 1:
+            listed = ", ".join(f"{count} for {name}" for name, count in counts.items())
+            raise ConditionError(f"the wishes are for different numbers of meshes: {listed}")
+        count = next(iter(counts.values()), 1)
+        each = {name: lists.get(name) or _repeated(name, value, count) for name, value in given.items()}
+        shapes = each.get("mesh") or each.get("points")
+        targets = None
+        if shapes:
+            known = {}
+            targets = [known[id(s)] if id(s) in known else known.setdefault(id(s), Target.of(s)) for s in shapes]
+        return cls(count, each.get("text"), each.get("category"), each.get("faces"), targets)
+
+    def conditions(self, build: Callable[..., Any], num_points: int) -> Any:
+        """The `Conditions` of all meshes, made by a transformer's `conditions_of`."""
+        asked: dict[str, Any] = {"texts": self.texts, "categories": self.categories, "num_faces": self.faces}
+        if self.targets is not None:
+            asked["points"] = [target.seen(num_points) for target in self.targets]
+        return build(self.count, **{name: value for name, value in asked.items() if value is not None})
+
+    @property
+    def are_any(self) -> bool:
+        return any(part is not None for part in (self.texts, self.categories, self.faces, self.targets))
+
+
+def _repeated(name: str, value: Any, count: int) -> list[Any]:
+    if name == "faces" and (not isinstance(value, (int, np.integer)) or value < 1):
+        raise ConditionError(f"faces must be a number of at least 1, got {value!r}")
+    return [value] * count
+
+
+def refusal(name: str, kinds: tuple[str, ...]) -> str:
+    """Why a model that takes `kinds` does not take the keyword `name`."""
+    if not kinds:
+        return f"this model was trained without conditions and takes no `{name}`: leave it out"
+    known = ", ".join(keyword for keyword, kind in KEYWORDS.items() if kind in kinds)
+    return f"this model takes no `{name}`, it was trained with {known}: leave it out"
