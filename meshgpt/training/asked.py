@@ -12,13 +12,13 @@ import torch
 from einops import rearrange
 from jaxtyping import Int
 from torch import Tensor
-from tqdm import tqdm
 
 from meshgpt.data.pack import MeshRecord
 from meshgpt.errors import MeshError, TrainingError
 from meshgpt.mesh.canonical import dequantize, quantize
 from meshgpt.mesh.clouds import CloudAugmentation, PointCloud
 from meshgpt.mesh.mesh import Mesh
+from meshgpt.text.cache import TextEmbeddingCache
 from meshgpt.text.captions import CaptionWriter, described
 from meshgpt.text.encoder import TextEncoder
 from meshgpt.tokenizers.tokenizer import MeshTokenizer
@@ -121,7 +121,7 @@ def asked(
     asking: dict[str, Asking] = {}
     if config.takes("text"):
         texts = wordings(items, None if exact else captions, NUM_WORDINGS, seed)
-        asking["text"] = Captions.embedded(texts, model.text_encoder)
+        asking["text"] = Captions.embedded(texts, model.text_encoder, TextEmbeddingCache(cache.folder))
     if config.takes("category"):
         asking["category"] = Categories.of(items, config.categories)
     if config.takes("num_faces"):
@@ -157,7 +157,9 @@ class Captions:
 
     @staticmethod
     @no_type_check
-    def embedded(captions: Sequence[Sequence[str | None]], encoder: TextEncoder) -> "Captions":
+    def embedded(
+        captions: Sequence[Sequence[str | None]], encoder: TextEncoder, cache: TextEmbeddingCache
+    ) -> "Captions":
         """captions: for each mesh its wordings, None for none; the same number of each."""
         numbers: dict[str | None, int] = {None: -1}
         table = [[numbers.setdefault(text or None, len(numbers) - 1) for text in row] for row in captions]
@@ -165,9 +167,8 @@ class Captions:
         if not texts:
             warnings.warn("no mesh has a text: the model will not learn to follow texts", stacklevel=4)
         parts, lengths = [np.zeros((0, encoder.dim), dtype=np.float16)], []
-        starts = range(0, len(texts), TEXTS_AT_ONCE)
-        for start in tqdm(starts, desc="embedding captions", disable=None, leave=False):
-            found = encoder.embed(texts[start : start + TEXTS_AT_ONCE])
+        for start in range(0, len(texts), TEXTS_AT_ONCE):
+            found = cache.embed(encoder, texts[start : start + TEXTS_AT_ONCE])
             parts.append(found.embeddings[found.mask].numpy().astype(np.float16))
             lengths += found.mask.sum(dim=1).tolist()
         offsets = np.concatenate([[0], lengths]).cumsum().astype(np.int64)
