@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from meshgpt.data.augment import Augmentation as Augmentation
     from meshgpt.data.batch import MeshBatch as MeshBatch
     from meshgpt.data.build import build_dataset as build_dataset
+    from meshgpt.data.cached import cache_face_edges_for_dataset as cache_face_edges_for_dataset
+    from meshgpt.data.cached import cache_text_embeds_for_dataset as cache_text_embeds_for_dataset
     from meshgpt.data.dataset import MeshDataset as MeshDataset
     from meshgpt.data.folder import DatasetFromTransforms as DatasetFromTransforms
     from meshgpt.data.folder import MeshFolder as MeshFolder
@@ -45,6 +47,8 @@ if TYPE_CHECKING:
     from meshgpt.mesh.viewer import write_viewer as write_viewer
     from meshgpt.pipeline import MeshPipeline as MeshPipeline
     from meshgpt.pipeline import MeshPipelineConfig as MeshPipelineConfig
+    from meshgpt.text.captions import CaptionWriter as CaptionWriter
+    from meshgpt.text.encoder import text_encoder as text_encoder
     from meshgpt.tokenizers.autoencoder import MeshAutoencoder as MeshAutoencoder
     from meshgpt.tokenizers.autoencoder_config import MeshAutoencoderConfig as MeshAutoencoderConfig
     from meshgpt.tokenizers.coordinates import CoordinateTokenizer as CoordinateTokenizer
@@ -58,6 +62,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Augmentation": "data.augment",
+    "CaptionWriter": "text.captions",
     "CloudAugmentation": "mesh.clouds",
     "CoordinateTokenizer": "tokenizers.coordinates",
     "DatasetFromTransforms": "data.folder",
@@ -81,6 +86,8 @@ _HOMES = {
     "SurfaceReport": "mesh.surface",
     "TrainerConfig": "training.settings",
     "build_dataset": "data.build",
+    "cache_face_edges_for_dataset": "data.cached",
+    "cache_text_embeds_for_dataset": "data.cached",
     "canonicalize": "mesh.canonical",
     "compare_surfaces": "mesh.surface",
     "contact_sheet": "mesh.picture",
@@ -92,6 +99,7 @@ _HOMES = {
     "render": "mesh.picture",
     "sample_surface": "mesh.surface",
     "save_png": "mesh.picture",
+    "text_encoder": "text.encoder",
     "topology_report": "mesh.topology",
     "write_mesh": "mesh.files",
     "write_points": "mesh.clouds",

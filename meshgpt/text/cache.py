@@ -62,11 +62,11 @@ class TextEmbeddingCache:
     def lookup(self, texts: Sequence[str], encoder=None) -> TextEmbedding:
         """Vectors of texts that are there already; nothing is computed or loaded.
 
-        encoder: the one `embed` was last given, if not said. Raises `DataError` that names texts that are not there.
+        encoder: the one last used with this cache, if not said. Raises `DataError` that names texts that are not there.
         """
-        encoder = self._last if encoder is None else text_encoder(encoder)
+        encoder = self._last = self._last if encoder is None else text_encoder(encoder)
         if encoder is None:
-            raise DataError("name the encoder whose embeddings are looked up: this cache has not embedded with any yet")
+            raise DataError("name the encoder whose embeddings are looked up: none has been used with this cache yet")
         file = self._file(encoder)
 
         def find(words: list[str]) -> TextEmbedding:
