@@ -1,6 +1,7 @@
 """What a transformer is asked for: conditions as values, what they change, and what they must not change."""
 
 import dataclasses
+import warnings
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from test_generation import Recorder, lively
 from test_transformer import OPTIONS, make_codes
 
 from meshgpt.errors import CodesError, ConditionError, ConfigError
+from meshgpt.tokenizers.autoencoder import MeshAutoencoder
 from meshgpt.transformer.conditioning import dropped_at_random
 from meshgpt.transformer.conditions import FACE_BUCKETS, Conditions, face_bucket
 from meshgpt.transformer.config import LayerSpec, MeshTransformerConfig
@@ -285,6 +287,25 @@ def test_saved_and_loaded_it_writes_the_same(tmp_path):
     again = MeshTransformer.from_pretrained(tmp_path, model.tokenizer)
     options = {"seed": 3, "max_faces": 4, "cond_scale": 2.0, "return_codes": True, **asked()}
     assert torch.equal(model.generate(**options), again.generate(**options))
+
+
+def test_the_interface_of_the_first_readme_runs_with_texts_in_chinese_and_in_english():
+    small = {"dim_codebook": 24, "encoder_dims_through_depth": (8,), "decoder_dims_through_depth": (8,)}
+    autoencoder = MeshAutoencoder(num_discrete_coors=128, **small)
+    vertices, faces = torch.randn((2, 121, 3)), torch.randint(0, 121, (2, 8, 3))
+    transformer = MeshTransformer(
+        autoencoder, dim=16, attn_depth=1, attn_heads=1, fine_attn_depth=1, max_seq_len=768, condition_on_text=True
+    )
+    loss = transformer(vertices=vertices, faces=faces, texts=["a high chair", "a small teapot"])
+    loss.backward()
+    with pytest.warns(UserWarning, match="一把高脚椅"):
+        loss = transformer(vertices=vertices, faces=faces, texts=["一把高脚椅", "一个小茶壶"])
+    assert loss.isfinite()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        faces_coordinates, face_mask = transformer.generate(texts=["a long table"], cond_scale=3.0, max_faces=3, seed=0)
+        assert len(transformer.generate(texts=["一把高脚椅"], cond_scale=3.0, max_faces=2, seed=0)[0]) == 1
+    assert faces_coordinates.shape == (1, *face_mask.shape[1:], 3, 3) and face_mask.shape[1] <= 3
 
 
 # refusals

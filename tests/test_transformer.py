@@ -29,6 +29,7 @@ SMALL = {
 OPTIONS = {
     "plain": {},
     "one width": {"dim": 32},
+    "one head": {"attn_heads": 1, "fine_attn_heads": 1},
     "one digit": {"code_digits": 1},
     "pointer": {"copy_dim": 8},
     "context faces": {"fine_context_faces": 2},

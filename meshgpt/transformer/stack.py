@@ -102,6 +102,7 @@ def _decoder(spec: StackSpec, kinds: tuple[str, ...]) -> Decoder:
         attn_flash=spec.flash,
         attn_dropout=spec.dropout,
         attn_num_mem_kv=spec.num_mem_kv,
+        attn_project_out=True,  # one head may have another width than the stack
         ff_glu=True,
         ff_mult=spec.ff_mult,
         ff_dropout=spec.dropout,
