@@ -6,6 +6,7 @@
     │       └── MeshLimitError              a file beyond the stated limits of what is read
     ├── ConfigError (ValueError)            an unknown field, a value that no model can have
     ├── CodesError (ValueError)             token ids that do not fit the tokenizer
+    │   └── TokenError                      a token that no mesh can have where it stands
     ├── DataError (ValueError)              a data set or a batch that cannot be used
     │   └── DataIndexError (IndexError)     an index beyond the end of a data set
     ├── GenerationError (ValueError)        a request that generation cannot serve
@@ -46,6 +47,14 @@ class ConfigError(MeshGPTError, ValueError):
 
 class CodesError(MeshGPTError, ValueError):
     """Token ids that do not fit the tokenizer: out of range, or not whole faces where those are needed."""
+
+
+class TokenError(CodesError):
+    """A token that no mesh can have where it stands; `position` counts the tokens before it."""
+
+    def __init__(self, message: str, position: int):
+        super().__init__(f"token {position}: {message}")
+        self.position = position
 
 
 class DataError(MeshGPTError, ValueError):
