@@ -170,23 +170,39 @@ class MeshPipeline:
         The results stand where the mesh does. The other arguments are those of `generate`. Raises `GenerationError`
         where nothing would be kept.
         """
+        begun, frame, on_mesh = self.begun(mesh, keep), Frame.of(mesh.bounds), options.pop("on_mesh", None)
+
+        def placed(item: GeneratedMesh) -> GeneratedMesh:
+            return replace(item, mesh=frame.restore_mesh(self.decoded(item.codes)))
+
+        def hand_over(index: int, item: GeneratedMesh) -> None:
+            on_mesh(index, placed(item))
+
+        try:
+            written = self.generate(prompt=begun, on_mesh=hand_over if on_mesh else None, **options)
+        except GenerationInterrupted as interrupt:
+            interrupt.written = [placed(item) for item in interrupt.written]
+            raise
+        return [placed(item) for item in written]
+
+    @no_type_check
+    def begun(self, mesh, keep=0.5) -> Mesh:
+        """What `complete` keeps: the first `keep` of the faces in canonical order, in the normalised mesh's place."""
         if not isinstance(mesh, Mesh):
             raise GenerationError(f"the mesh to complete must be a Mesh, got {type(mesh).__name__}")
         if not 0 < keep <= 1:
             raise GenerationError(f"keep must be a share of the faces in (0, 1], got {keep}")
-        frame = Frame.of(mesh.bounds)
         normalized = self.tokenizer.with_own_corners(mesh.normalized())
         grid = canonicalize(normalized, self.tokenizer.num_discrete_coors).mesh()
         count = round(keep * grid.num_faces)
         if count == 0:
             raise GenerationError(f"{keep:g} of the {grid.num_faces} faces of the mesh is none: keep more")
-        begun = Mesh(*drop_unused_vertices(grid.vertices, grid.faces[:count]))
-        written = self.generate(prompt=begun, **options)
-        return [replace(item, mesh=frame.restore_mesh(self.decoded(item.codes))) for item in written]
+        return Mesh(*drop_unused_vertices(grid.vertices, grid.faces[:count]))
 
     def _options(self, wishes: Wishes, options: dict[str, Any]) -> tuple[dict[str, Any], int, int]:
         """Keywords of the transformer, the number of candidates, and of points shown of a shape."""
-        if not wishes.are_any and options.get("cond_scale", 1) != 1:
+        scales = [options.get(name) for name in ("cond_scale", "cond_scale_end")]
+        if not wishes.are_any and any(scale not in (None, 1) for scale in scales):
             raise GenerationError("cond_scale without anything asked for: give text, category, faces, points or mesh")
         options = {**self.config.to_dict(), **options}
         candidates, num_points = options.pop("candidates"), options.pop("num_points")
@@ -213,8 +229,8 @@ class MeshPipeline:
             target = None if wishes.targets is None else wishes.targets[row]
             new.append(self._written(codes[codes >= 0], seeds[row], reason, target))
         faces = [None] * len(rows) if wishes.faces is None else [wishes.faces[row] for row in rows]
-        faults = [partial(_faults, faces=each) for each in faces]
-        return [min(pair, key=key) for *pair, key in zip(best, new, faults, strict=True)] if best else new
+        keys = [partial(faults, faces=each) for each in faces]
+        return [min(pair, key=key) for *pair, key in zip(best, new, keys, strict=True)] if best else new
 
     def _written(self, codes: Tensor, seed: int, reason: str, target: Target | None) -> GeneratedMesh:
         if target is None:
@@ -306,7 +322,7 @@ def load_tokenizer(name_or_folder, revision=None) -> MeshTokenizer:
     return TOKENIZERS[kind].from_pretrained(folder)
 
 
-def _faults(item: GeneratedMesh, faces: int | None = None) -> tuple[int, float, float]:
+def faults(item: GeneratedMesh, faces: int | None = None) -> tuple[int, float, float]:
     """Orders candidates: ended by the model, by a limit, by Ctrl-C; then by how far they miss what was asked for."""
     ended = {"end": 0, "interrupted": 2}.get(item.stopped_by, 1)
     off = 0.0 if faces is None else max(0.0, abs(item.mesh.num_faces / faces - 1) - BUDGET_TOLERANCE)

@@ -1,5 +1,6 @@
 """What a user asks of a pipeline, mesh by mesh: words, a category, a number of faces, a shape to follow."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +10,14 @@ import numpy as np
 from torch import Tensor
 
 from meshgpt.errors import ConditionError
-from meshgpt.mesh.clouds import PointCloud
+from meshgpt.mesh.clouds import PointCloud, read_points
+from meshgpt.mesh.files import FORMATS, read_mesh
 from meshgpt.mesh.frame import Frame
 from meshgpt.mesh.mesh import Mesh
 from meshgpt.mesh.surface import SurfaceReport, compare_surfaces
 
 KEYWORDS = {"text": "text", "category": "category", "faces": "num_faces", "points": "points", "mesh": "points"}
+HEADER = 1 << 16  # bytes of a .ply file among which its header is looked for
 COMPARED = 4096  # points by which a mesh is compared with the shape it should follow
 
 
@@ -30,7 +33,7 @@ class Target:
     def of(cls, shape) -> "Target":
         """Of a `Mesh`, a `PointCloud`, an array of points (n, 3) or (n, 6) with normals, or a file of either."""
         if isinstance(shape, (str, Path)):
-            shape = _read(Path(shape))
+            shape = read_shape(shape)
         if isinstance(shape, Mesh):
             if not shape.num_faces:
                 raise ConditionError("the mesh to follow has no faces")
@@ -63,21 +66,25 @@ def _cloud(points) -> PointCloud:
     return PointCloud(points[:, :3], points[:, 3:] if points.shape[1] == 6 else None)
 
 
-def _read(path: Path) -> Mesh | PointCloud:
-    """A mesh, or where a file has no faces (.ply) or cannot have any (.xyz, .npy, ...), a cloud."""
-    from meshgpt.errors import MeshFileError
-    from meshgpt.mesh.clouds import read_points
-    from meshgpt.mesh.files import FORMATS, read_mesh
+@no_type_check
+def read_shape(path, up="y") -> Mesh | PointCloud:
+    """A mesh, or where a file has no faces (.ply) or cannot have any (.xyz, .npy, ...), a cloud.
 
-    extension = path.suffix.lower().lstrip(".")
-    if extension not in FORMATS:
-        return read_points(path)
+    up: the axis of the file that points up. Raises `MeshFileError` for what cannot be read.
+    """
+    extension = Path(path).suffix.lower().lstrip(".")
+    is_mesh = extension in FORMATS and not (extension == "ply" and _lacks_faces(Path(path)))
+    return (read_mesh if is_mesh else read_points)(path, up=up)
+
+
+def _lacks_faces(path: Path) -> bool:
+    """Whether a .ply file announces no face in its header."""
     try:
-        return read_mesh(path)
-    except MeshFileError:
-        if extension != "ply":
-            raise
-        return read_points(path)
+        with path.open("rb") as file:
+            header = file.read(HEADER).partition(b"end_header")[0]
+    except OSError:
+        return False
+    return header.startswith(b"ply") and re.search(rb"^\s*element\s+face\s+0*[1-9]", header, re.MULTILINE) is None
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +95,7 @@ class Wishes:
     texts: list[str | None] | None = None
     categories: list[str | None] | None = None
     faces: list[int | None] | None = None
-    targets: list[Target] | None = None
+    targets: list[Target | None] | None = None
 
     @classmethod
     @no_type_check
@@ -106,24 +113,29 @@ class Wishes:
             raise ConditionError("both points and mesh are given: leave one out")
         lists = {name: list(value) for name, value in given.items() if isinstance(value, (list, tuple))}
         counts = {name: len(value) for name, value in lists.items()}
+        if 0 in counts.values():
+            name = next(name for name, count in counts.items() if count == 0)
+            raise ConditionError(f"{name} is an empty list: give an entry for each mesh, or leave it out")
         counts |= {} if num_meshes is None else {"num_meshes": num_meshes}
         if len(set(counts.values())) > 1:
             listed = ", ".join(f"{count} for {name}" for name, count in counts.items())
             raise ConditionError(f"the wishes are for different numbers of meshes: {listed}")
         count = next(iter(counts.values()), 1)
-        each = {name: lists.get(name) or _repeated(name, value, count) for name, value in given.items()}
-        shapes = each.get("mesh") or each.get("points")
+        each = {name: lists.get(name, [value] * count) for name, value in given.items()}
+        _check_budgets(each.get("faces", []))
+        shapes = each.get("mesh", each.get("points"))
         targets = None
-        if shapes:
-            known = {}
-            targets = [known[id(s)] if id(s) in known else known.setdefault(id(s), Target.of(s)) for s in shapes]
+        if shapes is not None:
+            distinct = {id(shape): shape for shape in shapes}
+            known = {key: None if shape is None else Target.of(shape) for key, shape in distinct.items()}
+            targets = [known[id(shape)] for shape in shapes]
         return cls(count, each.get("text"), each.get("category"), each.get("faces"), targets)
 
     def conditions(self, build: Callable[..., Any], num_points: int) -> Any:
         """The `Conditions` of all meshes, made by a transformer's `conditions_of`."""
         asked: dict[str, Any] = {"texts": self.texts, "categories": self.categories, "num_faces": self.faces}
         if self.targets is not None:
-            asked["points"] = [target.seen(num_points) for target in self.targets]
+            asked["points"] = [None if target is None else target.seen(num_points) for target in self.targets]
         return build(self.count, **{name: value for name, value in asked.items() if value is not None})
 
     @property
@@ -131,10 +143,12 @@ class Wishes:
         return any(part is not None for part in (self.texts, self.categories, self.faces, self.targets))
 
 
-def _repeated(name: str, value: Any, count: int) -> list[Any]:
-    if name == "faces" and (not isinstance(value, (int, np.integer)) or value < 1):
-        raise ConditionError(f"faces must be a number of at least 1, got {value!r}")
-    return [value] * count
+@no_type_check
+def _check_budgets(faces: list[int | None]) -> None:
+    for count in faces:
+        is_number = isinstance(count, (int, np.integer)) and not isinstance(count, bool)
+        if count is not None and not (is_number and count >= 1):
+            raise ConditionError(f"faces must be a number of at least 1, got {count!r}")
 
 
 def refusal(name: str, kinds: tuple[str, ...]) -> str:
