@@ -14,11 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Self, no_type_check
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from meshgpt._storage import DTYPES, restored, stored
 from meshgpt.config import Config
 from meshgpt.errors import CheckpointError
 
@@ -30,7 +30,6 @@ except ImportError:  # not on Windows, where two processes may make the same thi
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 SAVED_PARTS = ".saved-parts"  # holds the parts of a whole between the moment it is saved and that of their moves
 FORMAT_VERSION = 1
-STORED_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 BUNDLED_MODELS = Path(__file__).parent / "bundled" / "models"
 
 
@@ -46,7 +45,7 @@ class Pretrained:
     config: Any
 
     def save_pretrained(self, folder: str | Path, dtype: str | None = None) -> Path:
-        """Writes config and weights to `folder`; with `dtype` bfloat16 or float16 in half the bytes."""
+        """Writes config and weights to `folder`; with `dtype` bfloat16 or float16 in half the bytes, int8 a quarter."""
         return save_model(self, self.config, folder, dtype=dtype)
 
     @classmethod
@@ -54,7 +53,7 @@ class Pretrained:
     def from_pretrained(cls, name_or_folder, *args, revision=None) -> Self:
         """The model in a folder, a model bundled with the package, or one from the Hub ("owner/name").
 
-        `args` go to the constructor before the config. Weights stored in half precision come back as float32. Raises
+        `args` go to the constructor before the config. Weights stored in fewer bits come back as float32. Raises
         `CheckpointError` for a model that is missing, damaged or of another class.
         """
         folder = find_model(name_or_folder, cls.part, revision)
@@ -89,8 +88,8 @@ def save_model(model, config: Config, folder, dtype: str | None = None) -> Path:
     The new weights are put beside the old ones, then config.json, which knows their hash, is replaced in one step, then
     the weights take their name; a loader that comes in between finds the new weights by their hash.
     """
-    if dtype is not None and dtype not in STORED_DTYPES:
-        raise CheckpointError(f"weights can be stored as {', '.join(STORED_DTYPES)}, not as {dtype!r}")
+    if dtype is not None and dtype not in DTYPES:
+        raise CheckpointError(f"weights can be stored as {', '.join(DTYPES)}, not as {dtype!r}")
     folder = Path(folder)
     entry = {"format": "meshgpt", "version": FORMAT_VERSION, "class": type(model).__name__, "config": config.to_dict()}
     with writing(folder):
@@ -98,8 +97,7 @@ def save_model(model, config: Config, folder, dtype: str | None = None) -> Path:
         fresh = folder / f"{WEIGHTS_FILE}.new"
         _finish_interrupted(folder, fresh)
         if isinstance(model, nn.Module):
-            tensors = {name: _stored(tensor, dtype) for name, tensor in model.state_dict().items()}
-            write_tensors(fresh, tensors)
+            write_tensors(fresh, stored(model.state_dict(), dtype))
             entry["weights"] = {"sha256": file_sha256(fresh), "dtype": dtype or "as trained"}
             sync_folder(folder)
         write_text(folder / f"{CONFIG_FILE}.new", json.dumps(entry, indent=2) + "\n")
@@ -118,10 +116,6 @@ def _finish_interrupted(folder: Path, fresh: Path) -> None:
     with contextlib.suppress(CheckpointError):
         if (_read_entry(folder).get("weights") or {}).get("sha256") == file_sha256(fresh):
             os.replace(fresh, folder / WEIGHTS_FILE)
-
-
-def _stored(tensor: Tensor, dtype: str | None) -> Tensor:
-    return tensor.to(STORED_DTYPES[dtype]) if dtype and tensor.is_floating_point() else tensor
 
 
 @contextlib.contextmanager
@@ -197,7 +191,7 @@ def load_weights(model: nn.Module, folder) -> None:
         raise CheckpointError(
             f"{present[0]} is damaged: its sha256 is {file_sha256(present[0])}, {CONFIG_FILE} says {expected}"
         )
-    fill_module(model, read_tensors(whole[0]), str(whole[0]))
+    fill_module(model, restored(read_tensors(whole[0])), str(whole[0]))
 
 
 def fill_module(model: nn.Module, tensors: dict[str, Tensor], where: str) -> None:

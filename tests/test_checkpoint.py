@@ -64,8 +64,22 @@ def test_half_precision_takes_half_the_bytes_and_comes_back_as_float32(tmp_path,
     assert torch.allclose(again.head.weight, model.head.weight, atol=1e-2)
 
 
+def test_whole_numbers_take_a_quarter_and_miss_by_half_a_step(tmp_path):
+    model = Toy(width=512)
+    model.save_pretrained(tmp_path / "whole")
+    model.save_pretrained(tmp_path / "int8", dtype="int8")
+    sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("whole", "int8")]
+    assert sizes[1] < 0.3 * sizes[0]
+    again = Toy.from_pretrained(tmp_path / "int8")
+    step = model.head.weight.abs().amax(dim=1, keepdim=True) / 127
+    assert ((again.head.weight - model.head.weight).abs() <= 0.51 * step).all()
+    assert again.head.weight.dtype == torch.float32 and torch.allclose(again.head.bias, model.head.bias, atol=1e-2)
+    again.save_pretrained(tmp_path / "once more", dtype="int8")
+    assert equal_weights(weights_of(again), weights_of(Toy.from_pretrained(tmp_path / "once more")))
+
+
 def test_an_unknown_dtype_is_refused_before_anything_is_written(tmp_path):
-    with pytest.raises(CheckpointError, match="float32, bfloat16, float16, not as 'int4'"):
+    with pytest.raises(CheckpointError, match="float32, bfloat16, float16, int8, not as 'int4'"):
         Toy().save_pretrained(tmp_path / "m", dtype="int4")
     assert not (tmp_path / "m").exists()
 
