@@ -10,7 +10,7 @@ LEAST_SIZE = 1024  # smaller tensors are not worth it
 
 
 def stored(state: dict[str, Tensor], dtype: str | None) -> dict[str, Tensor]:
-    """The tensors of a file. With "int8" a row of a matrix has 255 steps up to its largest entry; the rest is bfloat16."""
+    """The tensors of a file. "int8": 255 steps a row of a matrix, up to its largest entry; the rest is bfloat16."""
     tensors: dict[str, Tensor] = {}
     for name, tensor in state.items():
         if dtype is None or not tensor.is_floating_point():
