@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import meshgpt.checkpoint as checkpoint
+from meshgpt._storage import restored, stored
 from meshgpt.errors import CheckpointError
 from tests.training_toys import Toy, ToyConfig, equal_weights, weights_of
 
