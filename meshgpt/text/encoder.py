@@ -1,5 +1,6 @@
 """Text encoders by name. Making one loads nothing and touches no network; both wait for the first text."""
 
+import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from meshgpt.text.hub import HubEncoder, known_width
 from meshgpt.text.minilm import MiniLM, is_minilm
 
 DEFAULT = "minilm"
+ALIASES = {"all-MiniLM-L6-v2": "minilm", "sentence-transformers/all-MiniLM-L6-v2": "minilm"}
 T5, CLIP, BGE = "google/t5-v1_1-base", "openai/clip-vit-base-patch32", "BAAI/bge-base-en-v1.5"
 
 
@@ -42,7 +44,7 @@ def text_encoder(encoder=DEFAULT) -> TextEncoder:
     `TextEncoderError` for anything else. A name that cannot be served is noticed when the first text is embedded.
     """
     if isinstance(encoder, (str, Path)):
-        name = str(encoder)
+        name = ALIASES.get(str(encoder), str(encoder))
         if name not in _MADE:
             _MADE[name] = _ENTRIES[name].make() if name in _ENTRIES else _by_model(name)
         return _MADE[name]
@@ -54,7 +56,9 @@ def _by_model(name: str) -> TextEncoder:
         raise TextEncoderError(
             f"a text encoder needs a name; known: {', '.join(encoder_names())}, or a model of the hub"
         )
-    return MiniLM(name) if is_minilm(Path(name)) else HubEncoder(name)
+    near = difflib.get_close_matches(name, encoder_names(), 1)
+    hint = f". Did you mean '{near[0]}'?" if near else ""
+    return MiniLM(name) if is_minilm(Path(name)) else HubEncoder(name, hint=hint)
 
 
 @no_type_check
@@ -62,7 +66,8 @@ def dim_of(encoder=DEFAULT) -> int | None:
     """The width of an encoder's vectors, as far as it is known without loading it and without a network."""
     if not isinstance(encoder, (str, Path)):
         return text_encoder(encoder).dim
-    return _ENTRIES[str(encoder)].dim if str(encoder) in _ENTRIES else known_width(str(encoder))
+    name = ALIASES.get(str(encoder), str(encoder))
+    return _ENTRIES[name].dim if name in _ENTRIES else known_width(name)
 
 
 @no_type_check
