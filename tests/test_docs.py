@@ -2,6 +2,7 @@
 
 import re
 import runpy
+import shlex
 from pathlib import Path
 
 import pytest
@@ -64,7 +65,7 @@ def test_links_to_files_lead_somewhere(page):
 def test_commands_in_the_docs_are_commands(page):
     for line in re.findall(r"^ {4}(meshgpt .*)$", page.read_text(encoding="utf-8"), re.M):
         for command in filter(None, re.split(r"\s{2,}(?=meshgpt )", line.rstrip("\\ "))):
-            parser().parse_args(command.split()[1:] + (["--out", "x"] if command.endswith("0") else []))
+            parser().parse_args(shlex.split(command)[1:] + (["--out", "x"] if command.endswith("0") else []))
 
 
 def test_the_presets_of_the_docs_are_the_presets():
