@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from meshgpt.errors import ConfigError, MissingExtraError
-from meshgpt.transformer.cfg_adapter import PACKAGE, guidance_package, register_text_encoder
+from meshgpt.transformer.cfg_adapter import PACKAGE, guidance_package, offer_encoder, register_text_encoder
 
 installed = pytest.mark.skipif(importlib.util.find_spec(PACKAGE) is None, reason="not installed")
 
@@ -88,6 +88,33 @@ def test_our_own_text_encoder_serves_the_packages_conditioners(monkeypatch):
     assert film(hidden).shape == hidden.shape
     with pytest.raises(ConfigError, match="'words' exists already"):
         register_text_encoder("words", WordCounts)
+
+
+def letters(texts):
+    """One token a letter, each a vector of its code."""
+    length = max(len(text) for text in texts)
+    embeddings = torch.tensor([[[float(ord(c))] * 6 for c in text.ljust(length)] for text in texts])
+    return embeddings, torch.tensor([[place < len(text) for place in range(length)] for text in texts])
+
+
+@installed
+def test_encoders_known_by_name_are_offered_to_the_package(monkeypatch):
+    package = guidance_package()
+    known = sys.modules[f"{PACKAGE}.{PACKAGE}"].CONDITION_CONFIG
+    for name in ("minilm", "letters"):
+        monkeypatch.setitem(known, name, None)
+        monkeypatch.delitem(known, name)
+    offer_encoder()  # loads nothing
+    assert known["minilm"]().dim_latent == 384
+    offer_encoder("letters", letters)
+    adapted = known["letters"](None, text_embed_pad_value=-1.0)
+    tokens = adapted.embed_text(["ab", "c"], return_text_encodings=True)
+    assert tokens[:, :, 0].tolist() == [[97.0, 98.0], [99.0, -1.0]]
+    assert adapted.embed_text(["ab", "c"])[:, 0].tolist() == [97.5, 99.0]
+    conditioner = package.AttentionTextConditioner(hidden_dims=(16,), model_types="letters", flash=False).eval()
+    (attend,), _ = conditioner(["a chair", "x"], cond_drop_prob=0.0)
+    hidden = torch.randn(2, 16, 5)
+    assert attend(hidden).shape == hidden.shape and attend(hidden).isfinite().all()
 
 
 @installed

@@ -14,9 +14,12 @@ import sys
 import warnings
 from collections.abc import Iterator
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, no_type_check
+
+import torch
 
 from meshgpt.errors import ConfigError, MissingExtraError
+from meshgpt.text.encoder import text_encoder
 
 PACKAGE = "classifier_free_guidance_pytorch"
 INSTALL = "pip install 'meshgpt[cfg]' && pip install --no-deps 'classifier-free-guidance-pytorch>=0.7.1,<0.8'"
@@ -25,6 +28,7 @@ ENCODER_NEEDS = {
     "transformers": ("AutoConfig", "AutoModel", "AutoTokenizer", "T5Config", "T5EncoderModel", "T5Tokenizer"),
 }
 PIP_NAMES = {"open_clip": "open-clip-torch", "transformers": "transformers"}
+MOST_TOKENS = 256  # that our encoders give for a text
 TEXT_ENCODER_NEEDS = ("dim_latent", "max_text_len", "embed_text")
 
 
@@ -59,6 +63,38 @@ def register_text_encoder(name: str, encoder: type) -> None:
     if lacking:
         raise ConfigError(f"text encoder '{name}' ({encoder.__name__}) lacks {', '.join(lacking)}")
     known[name] = encoder
+
+
+@no_type_check
+def offer_encoder(name: str = "minilm", encoder: Any = None) -> None:
+    """Makes one of our text encoders known to the package's text conditioners under `name`.
+
+    encoder: what `text_encoder` takes; the encoder called `name` if not given. Their `model_names` may name another
+    one of ours. Nothing is loaded before the first text. Raises `ConfigError` for a name that is known already.
+    """
+    register_text_encoder(name, _adapted(name if encoder is None else encoder))
+
+
+@no_type_check
+def _adapted(encoder: Any) -> type:
+    class Adapted:
+        """One of our text encoders as the package asks for it; vectors are `pad` where there is no token."""
+
+        max_text_len = MOST_TOKENS
+
+        def __init__(self, model_name=None, text_embed_pad_value=0.0):
+            self.encoder, self.pad = text_encoder(model_name or encoder), text_embed_pad_value
+
+        @property
+        def dim_latent(self):
+            return self.encoder.dim
+
+        def embed_text(self, texts, return_text_encodings=False, output_device=None):
+            found = self.encoder.embed(texts)
+            tokens = torch.where(found.mask[..., None], found.embeddings, self.pad)
+            return (tokens if return_text_encodings else found.pooled).to(output_device or "cpu")
+
+    return Adapted
 
 
 @contextlib.contextmanager
