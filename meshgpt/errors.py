@@ -1,24 +1,24 @@
 """Every error that `meshgpt` raises on purpose.
 
-    MeshGPTError
-    ├── MeshError (ValueError)              vertices and faces that are not a mesh
-    │   └── MeshFileError                   a file that cannot be read as a mesh
-    │       └── MeshLimitError              a file beyond the stated limits of what is read
-    ├── ConfigError (ValueError)            an unknown field, a value that no model can have
-    ├── CodesError (ValueError)             token ids that do not fit the tokenizer
-    │   └── TokenError                      a token that no mesh can have where it stands
-    ├── DataError (ValueError)              a data set or a batch that cannot be used
-    │   └── DataIndexError (IndexError)     an index beyond the end of a data set
-    ├── GenerationError (ValueError)        a request that generation cannot serve
-    │   └── ConditionError                  a text, category, cloud or budget that the model cannot take
-    ├── CheckpointError (RuntimeError)      a saved model or run that is missing, damaged or of another kind
-    ├── TrainingError (RuntimeError)        training that cannot start or go on
-    │   └── NonFiniteLossError              the loss became NaN or infinite
-    ├── TextEncoderError (RuntimeError)     a text encoder that is out of reach, damaged, or gives what it should not
-    └── MissingExtraError (ImportError)     an optional package is needed: names the extra to install
+MeshGPTError
+├── MeshError (ValueError)              vertices and faces that are not a mesh
+│   └── MeshFileError                   a file that cannot be read as a mesh
+│       └── MeshLimitError              a file beyond the stated limits of what is read
+├── ConfigError (ValueError)            an unknown field, a value that no model can have
+├── CodesError (ValueError)             token ids that do not fit the tokenizer
+│   └── TokenError                      a token that no mesh can have where it stands
+├── DataError (ValueError)              a data set or a batch that cannot be used
+│   └── DataIndexError (IndexError)     an index beyond the end of a data set
+├── GenerationError (ValueError)        a request that generation cannot serve
+│   └── ConditionError                  a text, category, cloud or budget that the model cannot take
+├── CheckpointError (RuntimeError)      a saved model or run that is missing, damaged or of another kind
+├── TrainingError (RuntimeError)        training that cannot start or go on
+│   └── NonFiniteLossError              the loss became NaN or infinite
+├── TextEncoderError (RuntimeError)     a text encoder that is out of reach, damaged, or gives what it should not
+└── MissingExtraError (ImportError)     an optional package is needed: names the extra to install
 
-    KeyboardInterrupt
-    └── GenerationInterrupted               Ctrl-C while meshes were being written: carries what there is of them
+KeyboardInterrupt
+└── GenerationInterrupted               Ctrl-C while meshes were being written: carries what there is of them
 """
 
 from collections.abc import Iterable

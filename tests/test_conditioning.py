@@ -31,6 +31,7 @@ WAYS = {
     "checkpointing": {"checkpointing": True, "add_value_residual": True},
     "memory, values, streams": {"attn_num_mem_kv": 2, "add_value_residual": True, "num_residual_streams": 2},
     "pointer, recurrence": {"copy_dim": 8, "coarse_pre_gateloop_depth": 1, "coarse_post_gateloop_depth": 1},
+    "points nearby": {"local_points": 3},
     "face features, distances": {"face_features": ("area",), "distance_bias": True},
     "only before the second layer": {
         "coarse_layers": (

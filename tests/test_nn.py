@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from meshgpt.nn.attention import FaceAttentionBlock, LinearAttention, LocalAttention
 from meshgpt.nn.convolution import GraphEncoder, SequenceResidualNetwork, vertex_edges
 from meshgpt.nn.embedding import fourier_features, num_bits, sign_bits, to_bins
-from meshgpt.nn.geometry import face_geometry
+from meshgpt.nn.geometry import face_geometry, point_triangle_distances
 from meshgpt.nn.pooling import scatter_mean
 
 
@@ -130,3 +130,23 @@ def test_local_attention_is_ordinary_attention_within_one_window():
     q, k, v = network.to_qkv(network.norm(x)).view(2, 10, 3, 2, 4).permute(2, 0, 3, 1, 4)
     out = torch.nn.functional.scaled_dot_product_attention(q, k, v).permute(0, 2, 1, 3).reshape(2, 10, 8)
     assert torch.allclose(network(x, torch.ones(2, 10, dtype=torch.bool)), network.to_out(out), atol=1e-5)
+
+
+def test_distances_to_triangles_are_those_to_points_on_them():
+    generator = torch.Generator().manual_seed(0)
+    triangles = 2 * torch.rand(2, 8, 3, 3, generator=generator) - 1
+    triangles[0, 0] = triangles[0, 0, :1]  # a point
+    triangles[0, 1, 1] = (triangles[0, 1, 0] + triangles[0, 1, 2]) / 2  # a line
+    points = 2 * torch.rand(2, 30, 3, generator=generator) - 1
+    share = -torch.rand(20000, 3, generator=generator).log()
+    share = torch.cat((share / share.sum(dim=1, keepdim=True), edges(400)))
+    on_them = torch.einsum("sk,bnkc->bnsc", share, triangles)
+    nearest = (points[:, None, :, None] - on_them[:, :, None]).norm(dim=-1).amin(dim=-1)
+    torch.testing.assert_close(point_triangle_distances(points, triangles), nearest, atol=0.02, rtol=0)
+
+
+def edges(count):
+    """Shares of the three corners in points on the edges."""
+    t = torch.linspace(0, 1, count)
+    zero = torch.zeros(count)
+    return torch.cat([torch.stack(row, dim=1) for row in ((t, 1 - t, zero), (zero, t, 1 - t), (t, zero, 1 - t))])

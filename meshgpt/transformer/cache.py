@@ -24,6 +24,7 @@ class StackCache:
     shared_length: int | None = 0
     max_length: int = 0
     places: Tensor | None = None  # (b 1 capacity 3), what the distance bias needs of each position
+    covered: Tensor | None = None  # (b p), the points of a cloud at which there is a face
     contexts: list[tuple[Tensor, Tensor]] = dataclasses.field(default_factory=list)  # (b h m d) of each cross-attention
     attention_index: int = 0
     recurrence_index: int = 0
@@ -101,7 +102,8 @@ class StackCache:
         keys, values, states = ([t[rows] for t in tensors] for tensors in (self.keys, self.values, self.states))
         places = None if self.places is None else self.places[rows]
         contexts = [(k[rows], v[rows]) for k, v in self.contexts]
-        memory = {"capacity": self.capacity, "places": places, "contexts": contexts}
+        covered = None if self.covered is None else self.covered[rows]
+        memory = {"capacity": self.capacity, "places": places, "contexts": contexts, "covered": covered}
         cache = StackCache(keys, values, states, self.lengths[rows], **memory)
         cache._measure()
         return cache

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from meshgpt.nn.points import PointEncoder
+from meshgpt.transformer.cloud_reader import Cloud
 from meshgpt.transformer.conditions import FACE_BUCKETS, Conditions, face_bucket
 from meshgpt.transformer.config import MeshTransformerConfig
 
@@ -16,18 +17,21 @@ from meshgpt.transformer.config import MeshTransformerConfig
 class Context:
     """What is asked of each row, as numbers. tokens: (b m d) to attend to, mask: (b m), vector: (b e), the sum of all.
 
-    budget: (b), the number of faces asked for, -1 for any; None where the model does not take it.
+    budget: (b), the number of faces asked for, -1 for any; None where the model does not take it. cloud: the points
+    themselves, where the model reads them at each face.
     """
 
     tokens: Float[Tensor, "b m d"]
     mask: Bool[Tensor, "b m"]
     vector: Float[Tensor, "b e"]
     budget: Int[Tensor, " b"] | None = None
+    cloud: Cloud | None = None
 
     def select(self, rows: Int[Tensor, " r"]) -> "Context":
         """The context of some of the rows."""
         budget = None if self.budget is None else self.budget[rows]
-        return Context(self.tokens[rows], self.mask[rows], self.vector[rows], budget)
+        cloud = None if self.cloud is None else self.cloud.select(rows)
+        return Context(self.tokens[rows], self.mask[rows], self.vector[rows], budget, cloud)
 
 
 class Conditioner(nn.Module):
@@ -62,7 +66,16 @@ class Conditioner(nn.Module):
         if self.remaining is not None:
             asked = conditions.num_faces
             budget = torch.full((rows,), -1, device=vector.device) if asked is None else asked
-        return Context(tokens, mask, vector, budget)
+        return Context(tokens, mask, vector, budget, self._cloud(conditions))
+
+    def _cloud(self, conditions: Conditions) -> Cloud | None:
+        """The points themselves, one that is none for rows without a cloud."""
+        if not self.config.local_points:
+            return None
+        if conditions.points is None or conditions.point_mask is None or conditions.points.shape[1] == 0:
+            nothing = torch.zeros(len(conditions), 1, 6, device=self.nothing.device)
+            return Cloud(nothing, torch.zeros_like(nothing[..., 0], dtype=torch.bool))
+        return Cloud.sorted(conditions.points, conditions.point_mask)
 
     def _part(self, kind: str, conditions: Conditions) -> tuple[Tensor, Tensor] | None:
         """(tokens (b m d), mask (b m)) of one kind of condition."""

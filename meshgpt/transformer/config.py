@@ -102,6 +102,9 @@ class MeshTransformerConfig(Config):
     condition_on_points: bool = False
     num_point_latents: int = 64
     point_encoder_depth: int = 2
+    local_points: int = (
+        0  # the coarse stack is told, at each face, of so many points around each corner; see `CloudReader`
+    )
     condition_drop_prob: float = 0.25  # how often training leaves each other condition out
     unconditional_prob: float = 0.1  # how often training leaves all conditions out
     fine_cross_attend_text: bool = False  # the fine stack attends to conditions as well
@@ -159,7 +162,10 @@ class MeshTransformerConfig(Config):
             self.require(0.0 <= getattr(self, field) <= 1.0, field, "lie in [0, 1]")
         for field in ("num_point_latents", "cross_attn_num_mem_kv"):
             self.require(getattr(self, field) >= 1, field, "be at least 1")
-        self.require(self.point_encoder_depth >= 0, "point_encoder_depth", "not be negative")
+        for field in ("point_encoder_depth", "local_points"):
+            self.require(getattr(self, field) >= 0, field, "not be negative")
+        unread = "be 0 for a model that takes no points (condition_on_points)"
+        self.require(self.condition_on_points or self.local_points == 0, "local_points", unread)
         self.require(len(self.text_condition_model_types) == 1, "text_condition_model_types", "name one text encoder")
         self.require(len(set(self.categories)) == len(self.categories), "categories", "be different names")
         if self.condition_on_text:

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from meshgpt.transformer.cache import StackCache
+from meshgpt.transformer.cloud_reader import CloudReader
 from meshgpt.transformer.conditioning import Conditioner, Context
 from meshgpt.transformer.config import MeshTransformerConfig
 from meshgpt.transformer.copying import CopyingHead, CopyMemory, CopyPointer
@@ -74,6 +75,8 @@ class FaceWriter(nn.Module):
             self.to_start = nn.Linear(coarse, coarse)
             self.film = nn.Linear(coarse, 2 * coarse) if config.text_cond_with_film else None
             width = nn.Linear(coarse, fine) if coarse != fine else nn.Identity()
+            near = config.local_points
+            self.cloud_reader = CloudReader(coarse, form.face_corners, near) if near else None
             self.context_to_fine = width if config.fine_cross_attend_text else None
         self.coarse = Stack(config.coarse_stack)
         self.to_fine = nn.Linear(coarse, fine) if coarse != fine else nn.Identity()
@@ -243,8 +246,9 @@ class FaceWriter(nn.Module):
     def coarse_inputs(self, faces: Int[Tensor, "b nf t"], embedded: Float[Tensor, "b nf t d"]) -> "CoarseInputs":
         """The coarse stack's input for each face, from that face alone."""
         tokens = self.to_face(rearrange(embedded, "b nf t d -> b nf (t d)"))
-        if self.features is None and self.distance_bias is None:
-            return CoarseInputs(tokens, None)
+        reads_cloud = self.conditioner is not None and self.cloud_reader is not None
+        if self.features is None and self.distance_bias is None and not reads_cloud:
+            return CoarseInputs(tokens)
         whole = faces[..., -1] >= 0
         with torch.no_grad():
             corners = self._decode_faces(faces[whole])
@@ -253,15 +257,20 @@ class FaceWriter(nn.Module):
             tokens = tokens.index_put(torch.nonzero(whole, as_tuple=True), told.to(tokens.dtype), accumulate=True)
         centres = tokens.new_zeros(*whole.shape, 3, dtype=torch.float32)
         centres[whole] = corners.float().mean(dim=1)
-        return CoarseInputs(tokens, centres)
+        placed = tokens.new_zeros(*whole.shape, self.form.face_corners, 3, dtype=torch.float32)
+        placed[whole] = corners.float()
+        return CoarseInputs(tokens, centres, placed, whole)
 
     def with_starts(self, inputs: "CoarseInputs", context: Context | None = None) -> "CoarseInputs":
         """Start tokens before the faces; what is asked is added to them."""
         starts = repeat(self.start_tokens, "n e -> b n e", b=len(inputs.tokens))
         if context is not None:
             starts = starts + rearrange(self.to_start(context.vector), "b e -> b 1 e")
-        places = None if inputs.places is None else F.pad(inputs.places, (0, 0, starts.shape[1], 0))
-        return CoarseInputs(torch.cat((starts, inputs.tokens), dim=1), places)
+        tokens, count = torch.cat((starts, inputs.tokens), dim=1), starts.shape[1]
+        if inputs.places is None or inputs.corners is None or inputs.whole is None:
+            return CoarseInputs(tokens)
+        corners, whole = F.pad(inputs.corners, (0, 0, 0, 0, count, 0)), F.pad(inputs.whole, (count, 0))
+        return CoarseInputs(tokens, F.pad(inputs.places, (0, 0, count, 0)), corners, whole)
 
     def plans(
         self, faces: Int[Tensor, "b nf t"], embedded: Float[Tensor, "b nf t d"], context: Context | None = None
@@ -269,30 +278,43 @@ class FaceWriter(nn.Module):
         """What the coarse stack says about each next face, from all faces before it: (b, nf + 1, fine width)."""
         inputs, bias = self.with_starts(self.coarse_inputs(faces, embedded), context), None
         said = torch.arange(inputs.tokens.shape[1], device=faces.device) - (self.config.num_sos_tokens - 1)
-        inputs = self.asked(inputs, said.clamp(min=0)[None], context)
+        inputs, _ = self.asked(inputs, said.clamp(min=0)[None], context)
         if self.distance_bias is not None and inputs.places is not None:
             positions = torch.arange(inputs.tokens.shape[1], device=faces.device).expand(len(faces), -1)
             bias = self.distance_bias(inputs.places, positions, inputs.places, self.config.num_sos_tokens)
         return self.to_fine(self.coarse(inputs.tokens, bias, context)[:, self.config.num_sos_tokens - 1 :])
 
-    def asked(self, inputs: "CoarseInputs", said: Int[Tensor, "c n"], context: Context | None) -> "CoarseInputs":
-        """The coarse stack's inputs with what is asked: FiLM, and how many faces of a budget remain after `said`."""
+    def asked(
+        self,
+        inputs: "CoarseInputs",
+        said: Int[Tensor, "c n"],
+        context: Context | None,
+        covered: torch.Tensor | None = None,
+    ) -> "tuple[CoarseInputs, Tensor | None]":
+        """The coarse stack's inputs with what is asked: FiLM, faces of a budget that remain after `said`, the cloud.
+
+        And which points of the cloud (b p) are covered after these inputs, where `covered` were so before.
+        """
         if context is None or self.conditioner is None:
-            return inputs
+            return inputs, None
         tokens = inputs.tokens
         if self.film is not None:
             scale, shift = rearrange(self.film(context.vector), "b (two e) -> two b 1 e", two=2)
             tokens = tokens * (1 + scale) + shift
         if context.budget is not None:
             tokens = tokens + self.conditioner.remaining_faces(context.budget, said)
-        return dataclasses.replace(inputs, tokens=tokens)
+        if self.cloud_reader is not None and context.cloud is not None:
+            covered = torch.zeros_like(context.cloud.mask) if covered is None else covered
+            told, covered = self.cloud_reader(context.cloud, inputs.corners, inputs.whole, covered)
+            tokens = tokens + told
+        return dataclasses.replace(inputs, tokens=tokens), covered
 
     def coarse_step(
         self, inputs: "CoarseInputs", cache: StackCache, context: Context | None = None
     ) -> Float[Tensor, "b n d"]:
         """The same for the next inputs of each row, after those that the cache holds."""
         bias, said = None, cache.positions(inputs.tokens.shape[1]) - (self.config.num_sos_tokens - 1)
-        inputs = self.asked(inputs, said.clamp(min=0), context)
+        inputs, cache.covered = self.asked(inputs, said.clamp(min=0), context, cache.covered)
         if self.distance_bias is not None and inputs.places is not None:
             positions = cache.positions(inputs.tokens.shape[1])
             seen = cache.write_places(inputs.places)
@@ -302,10 +324,12 @@ class FaceWriter(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class CoarseInputs:
-    """tokens: (b n e). places: (b n 3), the centre of each face, where the model asks for it."""
+    """tokens: (b n e). Where the model asks for it, of each face its centre (b n 3), its corners, if there is one."""
 
     tokens: Tensor
-    places: Tensor | None
+    places: Tensor | None = None
+    corners: Tensor | None = None  # (b n k 3)
+    whole: Tensor | None = None  # (b n)
 
 
 def _padded(x: Tensor, shape: torch.Size, rows: Tensor, faces: Tensor) -> Tensor:

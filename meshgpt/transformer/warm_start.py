@@ -19,7 +19,10 @@ from meshgpt.transformer.transformer import MeshTransformer
 
 CATEGORIES = "conditioner.category.weight"
 # what a new condition acts through: zero, these add nothing
-OUTLETS = r"(coarse|fine) cross_attention \d+\.1\.to_out\.weight|to_start\..+|film\..+|conditioner\.remaining\.weight"
+OUTLETS = (
+    r"(coarse|fine) cross_attention \d+\.1\.to_out\.weight|to_start\..+|film\..+|conditioner\.remaining\.weight"
+    r"|cloud_reader\.out\..+"
+)
 
 
 @torch.no_grad()
