@@ -66,7 +66,7 @@ class GenerationError(MeshGPTError, ValueError):
 
 
 class ConditionError(GenerationError):
-    """A condition that the model cannot take: unknown, malformed, of the wrong number, or of a kind it was not made for."""
+    """A condition that a model cannot take: unknown, malformed, too many or too few, or of a kind it does not know."""
 
 
 class CheckpointError(MeshGPTError, RuntimeError):
