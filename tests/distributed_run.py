@@ -33,7 +33,7 @@ def train(folder, batch_size):
     return trainer
 
 
-def autoencoder(folder, batch_size):
+def autoencoder(folder, batch_size, count=7, num_train_steps=3, **options):
     """The real tokenizer, whose entropy is that of all processes together."""
     import torch
 
@@ -43,18 +43,39 @@ def autoencoder(folder, batch_size):
 
     torch.manual_seed(0)
     sizes = {"encoder_dims_through_depth": (16, 16), "decoder_dims_through_depth": (16,), "dim_codebook": 32}
-    model = MeshAutoencoder(**sizes, codebook_size=256, code_init="random", entropy_loss_weight=0.1)
+    augment = options.pop("augment", None)
+    model = MeshAutoencoder(**sizes, **options, codebook_size=256, code_init="random", entropy_loss_weight=0.1)
     settings = {
-        "num_train_steps": 3,
+        "num_train_steps": num_train_steps,
         "batch_size": batch_size,
         "learning_rate": 1e-3,
         "log_every": 1,
         "progress": False,
     }
-    data = MeshDataset.bundled("tiny")[:7]
-    trainer = MeshAutoencoderTrainer(model, data, **settings, checkpoint_folder=str(folder))
+    data = MeshDataset.bundled("tiny")[:count]
+    trainer = MeshAutoencoderTrainer(model, data, augment=augment, **settings, checkpoint_folder=str(folder))
     trainer()
     return trainer
+
+
+def stand_in(folder, batch_size):
+    """The tokenizer on eight meshes in batches of six: of the last one, of two, a third process has nothing."""
+    return autoencoder(folder, batch_size, count=8, num_train_steps=4)
+
+
+def vanishing(folder, batch_size):
+    """All meshes of the second process vanish on the grid."""
+    import os
+
+    def augment(mesh, rng):
+        return type(mesh)(mesh.vertices * (1e-6 if os.environ.get("RANK") == "1" else 1.0), mesh.faces)
+
+    return autoencoder(folder, batch_size, augment=augment, num_train_steps=2)
+
+
+def vector_codes(folder, batch_size):
+    """Codes whose vectors are means over the processes, and a batch of which the second has nothing."""
+    return autoencoder(folder, batch_size, count=5, num_train_steps=4, use_residual_lfq=False)
 
 
 def not_finite(folder, batch_size):

@@ -1,5 +1,6 @@
 """Two processes on CPUs train as one with twice the batch; what stops one stops both."""
 
+import math
 import os
 import socket
 import subprocess
@@ -13,7 +14,8 @@ from meshgpt.training.checkpoints import RunCheckpoints
 from meshgpt.training.log import read_metrics
 
 SCRIPT = Path(__file__).with_name("distributed_run.py")
-TASKS = ("train", "autoencoder", "not_finite", "full_disk", "signalled")
+BOTH = ("train", "autoencoder")  # what one process does as well
+TASKS = (*BOTH, "vanishing", "vector_codes", "not_finite", "full_disk", "signalled")
 
 
 def free_port():
@@ -22,29 +24,33 @@ def free_port():
         return server.getsockname()[1]
 
 
-def start(folder, batch_size, tasks, rank=None, port=0):
-    """One process; with `rank`, the one of that number of two, as torchrun would start it."""
+def start(folder, batch_size, tasks, rank=None, world_size=2, port=0):
+    """One process; with `rank`, the one of that number of `world_size`, as torchrun would start it."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1", "TYPECHECK": "False"}
     if rank is not None:
-        environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+        sizes = dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(world_size))
+        environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), **sizes}
         environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     command = [sys.executable, "-W", "ignore", str(SCRIPT), str(folder), str(batch_size), ",".join(tasks)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(processes):
+    try:
+        for process in processes:
+            output, _ = process.communicate(timeout=400)
+            assert process.returncode == 0, output[-3000:]
+    finally:
+        for process in processes:
+            process.kill()
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Folders of the same work done by two processes and, where it can be, by one with twice the batch."""
     folder, port = tmp_path_factory.mktemp("runs"), free_port()
-    two = [start(folder / "two", 2, TASKS, rank, port) for rank in range(2)]
-    one = start(folder / "one", 4, TASKS[:2])
-    try:
-        for process in (*two, one):
-            output, _ = process.communicate(timeout=240)
-            assert process.returncode == 0, output[-3000:]
-    finally:
-        for process in (*two, one):
-            process.kill()
+    two = [start(folder / "two", 2, TASKS, rank, port=port) for rank in range(2)]
+    finish([*two, start(folder / "one", 4, BOTH)])
     return folder
 
 
@@ -61,17 +67,37 @@ def test_two_processes_end_with_the_weights_of_one_with_twice_the_batch(runs):
             torch.testing.assert_close(two.tensors[group][name], tensor, atol=2e-5, rtol=1e-4, msg=name)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("task", ["train", "autoencoder"])
-def test_two_processes_log_the_losses_and_gradients_of_one_with_twice_the_batch(runs, task):
-    """The entropy of the tokenizer's codes is among them: that of the whole batch, not of a process's share."""
-    lines = [read_metrics(runs / name / task) for name in ("one", "two")]
-    assert len(lines[0]) == len(lines[1]) > 2
+def check_equal_logs(one, other):
     of_a_share = {"seconds_per_step", "code_perplexity", "largest", "val_largest"}
+    lines = [read_metrics(folder) for folder in (one, other)]
+    assert len(lines[0]) == len(lines[1]) > 2
     for first, second in zip(*lines, strict=True):
         for name in set(first) - of_a_share:
             assert second[name] == pytest.approx(first[name], rel=2e-4, abs=1e-6), (first["step"], name)
-    assert task == "train" or lines[0][0]["entropy_loss"] != 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", BOTH)
+def test_two_processes_log_the_losses_and_gradients_of_one_with_twice_the_batch(runs, task):
+    """The entropy of the tokenizer's codes is among them: that of the whole batch, not of a process's share."""
+    check_equal_logs(runs / "one" / task, runs / "two" / task)
+    assert task == "train" or read_metrics(runs / "one" / task)[0]["entropy_loss"] != 0
+
+
+@pytest.mark.slow
+def test_a_process_that_has_nothing_of_a_small_batch_adds_nothing_to_the_entropy_of_all(tmp_path):
+    port = free_port()
+    three = [start(tmp_path / "three", 2, ["stand_in"], rank, 3, port) for rank in range(3)]
+    finish([*three, start(tmp_path / "one", 6, ["stand_in"])])
+    check_equal_logs(tmp_path / "one" / "stand_in", tmp_path / "three" / "stand_in")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("task", "steps"), [("vanishing", 2), ("vector_codes", 4)])
+def test_a_process_without_a_face_to_learn_from_keeps_nobody_waiting(runs, task, steps):
+    lines = read_metrics(runs / "two" / task)
+    assert [line["step"] for line in lines] == list(range(1, steps + 1))
+    assert all(math.isfinite(value) for line in lines for value in line.values())
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ from meshgpt.mesh.mesh import Mesh
 from meshgpt.tokenizers.autoencoder import MeshAutoencoder
 from meshgpt.training import tokens as tokens_module
 from meshgpt.training.examples import MeshExamples, MeshView
+from meshgpt.training.loader import BatchLoader
 from meshgpt.training.log import read_metrics
 from meshgpt.training.mesh_objectives import TransformerObjective, code_perplexity
 from meshgpt.training.mesh_trainers import MeshAutoencoderTrainer, MeshTransformerTrainer
@@ -184,6 +185,20 @@ def test_several_processes_make_one_set_of_codes(tmp_path):
 def test_code_perplexity_counts_equally_used_codes():
     codes = torch.tensor([[0, 5], [1, 5], [2, 5], [3, 5]])
     assert float(code_perplexity(codes)) == pytest.approx((4 + 1) / 2)
+
+
+@pytest.mark.parametrize("quads", [False, True])
+def test_what_stands_in_for_a_share_of_nothing_has_no_row_and_yet_touches_every_weight(tmp_path, small_meshes, quads):
+    torch.manual_seed(0)
+    sizes = {"encoder_dims_through_depth": (16,), "decoder_dims_through_depth": (16,), "dim_codebook": 16}
+    model = MeshAutoencoder(**sizes, quads=quads, codebook_size=64, code_init="random", entropy_loss_weight=0.1)
+    trainer = MeshAutoencoderTrainer(model, small_meshes[:5], **SETTINGS, checkpoint_folder=str(tmp_path))
+    loader = BatchLoader(trainer.examples, trainer.objective, trainer.loader.sampler, process=1, processes=2)
+    small = next(batch for batch in (loader[number] for number in range(2)) if not len(batch.indices))
+    assert small.weight == 0 and small.batch.num_faces == len(small.batch.vertices) == 0
+    assert small.batch.faces.shape[1] == model.corners
+    trainer.module(small.batch, empty=True).loss.backward()
+    assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
 
 
 # the codes that are kept

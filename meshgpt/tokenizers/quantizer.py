@@ -46,10 +46,17 @@ def block_distribution(probability: Float[Tensor, "n bits"]) -> Float[Tensor, "n
     return joint
 
 
+def num_processes() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
 def mean_over_processes(values: Float[Tensor, "n c"]) -> Float[Tensor, " c"]:
-    """Mean of the rows of all processes, each row counted once; gradients reach every process."""
+    """Mean of the rows of all processes, each row counted once; gradients reach every process.
+
+    All processes must call it, those without rows too. Zeros where none has any.
+    """
     total, count = values.sum(dim=0), values.new_tensor(float(len(values)))
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+    if num_processes() > 1:
         total = all_reduce(total)
         dist.all_reduce(count)
     return total / count.clamp(min=1)
@@ -65,7 +72,7 @@ def lookup_free_entropy(
     blocks' entropies, exact for independent blocks and an upper bound else. Both cost O(n), whatever the codebook.
     """
     probability = torch.sigmoid(4 * scale * inv_temperature * values)
-    per_sample = bit_entropy(probability).sum(dim=-1).mean()
+    per_sample = bit_entropy(probability).sum() / max(len(values), 1)
     batch = values.new_zeros(())
     for block in probability.split(ENTROPY_BLOCK_BITS, dim=-1):
         mean = mean_over_processes(block_distribution(block)).clamp(min=1e-9)
@@ -109,7 +116,7 @@ class LookupFreeQuantizer(nn.Module):
                 quantized, index, _ = level(residual[None])
                 levels.append((residual + (quantized[0] - residual).detach()) * 2.0**depth)
                 codes.append(index[0])
-                if self.training and len(x) and self.entropy:
+                if self.training and self.entropy:  # without rows too: other processes wait for this one
                     entropy_loss = entropy_loss + self._entropy_loss(residual, 2.0**-depth)
                 residual = residual - quantized[0].detach()
             commit_loss = residual.square().mean() if len(x) else values.new_zeros(())
@@ -146,10 +153,14 @@ class VectorQuantizer(nn.Module):
         )
 
     def forward(self, x: Float[Tensor, "n d"], anchor: None = None) -> Quantized:
+        rows = x.float()
+        if not len(x) and self.training and num_processes() > 1:
+            # the library replaces dead codes in common, and leaves out a process without rows: the others would wait
+            rows = rows.new_zeros(1, rows.shape[1])
         with torch.autocast(x.device.type, enabled=False):
-            features, codes, losses = self.residual_vq(x.float()[None])
-        zero = losses.new_zeros(())
-        return Quantized(features[0].to(x.dtype), x[:, :0], codes[0], losses.sum() if len(x) else zero, zero)
+            features, codes, losses = self.residual_vq(rows[None])
+        features, codes, zero = features[0, : len(x)], codes[0, : len(x)], losses.new_zeros(())
+        return Quantized(features.to(x.dtype), x[:, :0], codes, losses.sum() if len(x) else zero, zero)
 
     def from_codes(self, codes: Int[Tensor, "n q"]) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n s"]]:
         features = self.residual_vq.get_output_from_indices(codes[None])[0]
@@ -217,5 +228,3 @@ def codebook_usage(codes: Int[Tensor, "n q"], codebook_size: int) -> tuple[Float
         share.append((p > 0).float().mean())
         perplexity.append((-(p * p.clamp(min=1e-12).log()).sum()).exp())
     return torch.stack(share), torch.stack(perplexity)
-
-

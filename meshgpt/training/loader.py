@@ -15,7 +15,7 @@ from meshgpt.training.sampler import BatchSampler, share_of_process
 
 @dataclass(frozen=True)
 class LoadedBatch:
-    """One process's share of a batch. `weight` is 0 where the share was empty and one example stands in for it."""
+    """One process's share of a batch. `weight` is 0 where the share was empty and something stands in for it."""
 
     batch: Any
     weight: float
@@ -41,10 +41,10 @@ class BatchLoader(Dataset):
         epoch, _ = self.sampler.place(number)
         whole = self.sampler.indices(number)
         share = share_of_process(whole, self.process, self.processes)
-        # a last, small batch may have nothing for this process, which must still take part in the sums over processes
-        used = share if len(share) else whole[:1]
-        batch = self.objective.collate([self.examples.get(int(index), epoch) for index in used])
-        return LoadedBatch(batch, self.objective.weight(batch) if len(share) else 0.0, share)
+        if not len(share):  # a last, small batch; this process must still take part in the sums over processes
+            return LoadedBatch(self.objective.stand_in(self.examples.get(int(whole[0]), epoch)), 0.0, share)
+        batch = self.objective.collate([self.examples.get(int(index), epoch) for index in share])
+        return LoadedBatch(batch, self.objective.weight(batch), share)
 
     def from_number(self, first: int, end: int, num_workers: int = 0) -> Iterator[LoadedBatch]:
         """Batches `first` .. `end` - 1, assembled ahead by `num_workers` processes."""

@@ -30,6 +30,13 @@ class Objective(ABC):
     def collate(self, examples: Sequence[Any]) -> Any:
         """One batch, on the CPU."""
 
+    def stand_in(self, example: Any) -> Any:
+        """The batch of a process that has nothing of a small last batch: it is weighed with 0, but must be computed.
+
+        Where losses go beyond a process's own batch it should be an empty one, of the kind of `example`.
+        """
+        return self.collate([example])
+
     @abstractmethod
     def weight(self, batch: Any) -> float:
         """How many things the loss of this batch is a mean of, by which batches of different sizes are weighed."""

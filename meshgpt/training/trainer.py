@@ -200,7 +200,7 @@ class Trainer:
         share = batch.weight / total if total else 0.0  # nothing but meshes that vanish on the grid: no gradient
         moved = self.objective.to_device(batch.batch, self.device)
         with contextlib.nullcontext() if last else self.accelerator.no_sync(self.module):
-            result = self.module(moved)
+            result = self.module(moved, batch.weight == 0)
             # processes' gradients are averaged, while parts add up: hence the number of processes
             self.accelerator.backward(result.loss * (share * self.accelerator.num_processes))
         self._meter.add(result, batch.weight)
@@ -367,9 +367,13 @@ class _LossModule(nn.Module):
         self.model, self.objective = model, objective
 
     @no_type_check
-    def forward(self, batch: Any) -> Losses:
+    def forward(self, batch: Any, empty: bool = False) -> Losses:
+        """The losses; of an `empty` batch every weight takes part, as the other processes wait for its gradient."""
         losses = self.objective.losses(self.model, batch)
-        return Losses(losses.loss.float(), losses.metrics, losses.counts)
+        loss = losses.loss.float()
+        if empty:
+            loss = loss + 0.0 * sum(weight.sum() for weight in self.model.parameters() if weight.requires_grad)
+        return Losses(loss, losses.metrics, losses.counts)
 
 
 @contextlib.contextmanager
