@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     from meshgpt.pipeline import MeshPipelineConfig as MeshPipelineConfig
     from meshgpt.text.captions import CaptionWriter as CaptionWriter
     from meshgpt.text.encoder import text_encoder as text_encoder
+    from meshgpt.retopology import Retopology as Retopology
+    from meshgpt.retopology import retopologize as retopologize
     from meshgpt.tokenizers.autoencoder import MeshAutoencoder as MeshAutoencoder
     from meshgpt.tokenizers.autoencoder_config import MeshAutoencoderConfig as MeshAutoencoderConfig
     from meshgpt.tokenizers.coordinates import CoordinateTokenizer as CoordinateTokenizer
@@ -82,6 +84,7 @@ _HOMES = {
     "MeshTransformerConfig": "transformer.config",
     "MeshTransformerTrainer": "training.mesh_trainers",
     "PointCloud": "mesh.clouds",
+    "Retopology": "retopology",
     "Sampling": "transformer.sampling",
     "SurfaceReport": "mesh.surface",
     "TrainerConfig": "training.settings",
@@ -97,6 +100,7 @@ _HOMES = {
     "read_mesh": "mesh.files",
     "read_points": "mesh.clouds",
     "render": "mesh.picture",
+    "retopologize": "retopology",
     "sample_surface": "mesh.surface",
     "save_png": "mesh.picture",
     "text_encoder": "text.encoder",

@@ -31,7 +31,9 @@ class Target:
     @classmethod
     @no_type_check
     def of(cls, shape) -> "Target":
-        """Of a `Mesh`, a `PointCloud`, an array of points (n, 3) or (n, 6) with normals, or a file of either."""
+        """Of a `Mesh`, a `PointCloud`, an array of points (n, 3) or (n, 6) with normals, a file, or a `Target`."""
+        if isinstance(shape, Target):
+            return shape
         if isinstance(shape, (str, Path)):
             shape = read_shape(shape)
         if isinstance(shape, Mesh):
@@ -41,6 +43,13 @@ class Target:
         if not isinstance(shape, PointCloud):
             shape = _cloud(shape)
         return cls(*shape.normalized())
+
+    @property
+    def placed(self) -> Mesh | PointCloud:
+        """The shape where it was."""
+        if isinstance(self.shape, Mesh):
+            return self.frame.restore_mesh(self.shape)
+        return PointCloud(self.frame.restore(self.shape.points), self.shape.normals)
 
     def seen(self, count: int) -> Tensor:
         """(p, 6): the at most `count` points that a model sees of it, the same ones each time."""

@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> None:
     options = {} if arguments.max_faces is None else {"max_faces": arguments.max_faces}
     start = time.perf_counter()
     saving = Saving(arguments.out, "glb", {"model": str(arguments.model), **options}, tell=False)
-    written = saving.generate(pipe, seed=arguments.seed, num_meshes=arguments.num_meshes, **options)
+    written = saving.generate(pipe.generate, seed=arguments.seed, num_meshes=arguments.num_meshes, **options)
     seconds, saved = time.perf_counter() - start, saving.saved
     page = save_page(saved, arguments.out / "index.html", f"meshgpt demo: {arguments.model}")
     sheet = save_png(contact_sheet([item.mesh for item in saved if item.path]), arguments.out / "contact_sheet.png")

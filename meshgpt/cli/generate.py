@@ -2,56 +2,108 @@
 
 import argparse
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from meshgpt.errors import GenerationError, GenerationInterrupted, MeshFileError
+from meshgpt.errors import ConditionError, GenerationError, GenerationInterrupted, MeshFileError
 
 if TYPE_CHECKING:
     from meshgpt.mesh.mesh import Mesh
     from meshgpt.pipeline import GeneratedMesh, MeshPipeline
 
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", "max_faces", "candidates")
+WISHES = ("text", "category", "faces", "points", "mesh", "negative_text")
+GUIDANCE = ("cond_scale", "cond_scale_end", "rescale_phi")
 
 
 def add_commands(commands: argparse._SubParsersAction, shared: argparse.ArgumentParser) -> None:
     generate = commands.add_parser("generate", parents=[shared], help="write new meshes")
     generate.add_argument("text", nargs="?", help="what to generate, for a model that was trained with texts")
-    generate.add_argument("-n", "--num-meshes", type=int, default=4, help="how many (default: 4)")
-    generate.add_argument("-o", "--out", type=Path, default=Path("out"), help="folder for the files (default: out)")
-    generate.add_argument("--model", default="lowpoly", help="a bundled model, a folder or a Hub name")
-    generate.add_argument("--seed", type=int, help="mesh i is written with SEED + i (default: drawn, and told)")
     generate.add_argument("--prompt", type=Path, help="a mesh file to go on from; normalised if it leaves [-1, 1]")
-    generate.add_argument("--format", default="glb", help="glb, obj, ply, stl, off or gltf (default: glb)")
-    generate.add_argument("--temperature", type=float, help="below 1 is safer, above 1 wilder; 0 takes the likeliest")
-    generate.add_argument("--top-k", type=int, help="choose among the k likeliest codes")
-    generate.add_argument("--top-p", type=float, help="choose among the codes that make up this probability")
-    generate.add_argument("--min-p", type=float, help="choose among codes of this share of the likeliest one's")
-    generate.add_argument("--max-faces", type=int, help="stop a mesh here")
-    generate.add_argument("--candidates", type=int, help="write so many of each, keep the one of most closed edges")
-    generate.add_argument("--device", default="cpu", help="cpu, cuda, mps (default: cpu)")
-    generate.add_argument("--view", action="store_true", help="write index.html beside the meshes, to look at them")
+    add_output(generate)
+    add_wishes(generate)
+    generate.add_argument("--points", type=Path, metavar="FILE", help="a cloud (.ply .xyz ...) to follow, or a mesh")
+    generate.add_argument("--mesh", type=Path, metavar="FILE", help="a mesh file whose surface is to be followed")
+    add_sampling(generate)
     generate.set_defaults(run=run)
+
+
+def add_output(command: argparse.ArgumentParser) -> None:
+    """How many meshes, by which model, to where."""
+    command.add_argument("-n", "--num-meshes", type=int, default=4, help="how many (default: 4)")
+    command.add_argument("-o", "--out", type=Path, default=Path("out"), help="folder for the files (default: out)")
+    command.add_argument("--model", default="lowpoly", help="a bundled model, a folder or a Hub name")
+    command.add_argument("--seed", type=int, help="mesh i is written with SEED + i (default: drawn, and told)")
+    command.add_argument("--format", default="glb", help="glb, obj, ply, stl, off or gltf (default: glb)")
+    command.add_argument("--view", action="store_true", help="write index.html beside the meshes, to look at them")
+
+
+def add_wishes(command: argparse.ArgumentParser) -> None:
+    """What to ask a model for that was trained with it, and how strongly."""
+    command.add_argument("--category", help="of those that the model was trained with")
+    command.add_argument("--faces", type=int, help="how many to aim at; --max-faces is a limit")
+    command.add_argument("--negative-text", metavar="TEXT", help="what --cond-scale leads away from")
+    command.add_argument("--cond-scale", type=float, help="above 1: do more of what is asked (default: of the model)")
+    command.add_argument("--cond-scale-end", type=float, help="--cond-scale changes to this over the first 100 faces")
+    command.add_argument("--rescale-phi", type=float, help="from 0 to 1: guidance exaggerates less")
+
+
+def add_sampling(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--temperature", type=float, help="below 1 is safer, above 1 wilder; 0 takes the likeliest")
+    command.add_argument("--top-k", type=int, help="choose among the k likeliest codes")
+    command.add_argument("--top-p", type=float, help="choose among the codes that make up this probability")
+    command.add_argument("--min-p", type=float, help="choose among codes of this share of the likeliest one's")
+    command.add_argument("--max-faces", type=int, help="stop a mesh here")
+    best = "write so many of each and keep the best: nearest to what is followed, else of most closed edges"
+    command.add_argument("--candidates", type=int, help=best)
+    command.add_argument("--device", default="cpu", help="cpu, cuda, mps (default: cpu)")
 
 
 def run(arguments: argparse.Namespace) -> None:
     from meshgpt.pipeline import MeshPipeline
 
-    if arguments.text is not None:
-        raise GenerationError(
-            f"text conditioning is not in the model '{arguments.model}', which writes meshes from a seed or from a"
-            f" begun mesh (--prompt): leave {arguments.text!r} out"
-        )
     check_output(arguments.out, arguments.format)
     pipe = MeshPipeline.from_pretrained(arguments.model, device=arguments.device)
-    options = {name: getattr(arguments, name) for name in SAMPLING if getattr(arguments, name) is not None}
+    wishes = wished(arguments, pipe)
+    options = {**wishes, **given(arguments, SAMPLING + GUIDANCE)}
     prompt = None if arguments.prompt is None else read_prompt(arguments.prompt)
+    settings = {"model": str(arguments.model), **written_down(options)}
+    saving = Saving(arguments.out, arguments.format, settings, asked=described(wishes))
     seed = secrets.randbelow(2**31) if arguments.seed is None else arguments.seed
-    saving = Saving(arguments.out, arguments.format, {"model": str(arguments.model), **options})
-    saving.generate(pipe, seed=seed, num_meshes=arguments.num_meshes, prompt=prompt, **options)
+    saving.generate(pipe.generate, seed=seed, num_meshes=arguments.num_meshes, prompt=prompt, **options)
     if arguments.view:
-        print(f"look at them: {save_page(saving.saved, arguments.out / 'index.html', f'meshgpt {arguments.model}')}")
+        title = f"meshgpt {arguments.model}" + (f": {saving.asked}" if saving.asked else "")
+        print(f"look at them: {save_page(saving.saved, arguments.out / 'index.html', title)}")
+
+
+def given(arguments: argparse.Namespace, names: tuple[str, ...]) -> dict[str, Any]:
+    """The arguments of these names that were given."""
+    return {name: value for name in names if (value := getattr(arguments, name, None)) is not None}
+
+
+def wished(arguments: argparse.Namespace, pipe: "MeshPipeline") -> dict[str, Any]:
+    """What is asked for. Raises `ConditionError` for what the model does not take, before anything is read."""
+    from meshgpt.wishes import KEYWORDS, refusal
+
+    wishes, kinds = given(arguments, WISHES), pipe.transformer.config.kinds
+    for name in wishes:
+        if KEYWORDS.get(name, "text") not in kinds:
+            raise ConditionError(f"'{arguments.model}' cannot do {str(wishes[name])!r}: {refusal(name, kinds)}")
+    return wishes
+
+
+def written_down(options: dict[str, Any]) -> dict[str, Any]:
+    """Options as a file keeps them: paths by their names."""
+    return {name: value.name if isinstance(value, Path) else value for name, value in options.items()}
+
+
+def described(wishes: dict[str, Any]) -> str:
+    """What is asked for, in a few words; nothing for nothing."""
+    forms = {"text": "'{}'", "category": "category {}", "faces": "{} faces", "negative_text": "not '{}'"}
+    parts = (forms.get(name, "like {}").format(value) for name, value in written_down(wishes).items())
+    return ", ".join(parts)
 
 
 def check_output(folder: Path, extension: str) -> None:
@@ -71,6 +123,18 @@ def read_prompt(path: Path) -> "Mesh":
     return mesh.normalized() if abs(mesh.bounds).max() > 1 else mesh
 
 
+def turned_back(mesh: "Mesh", up: str) -> "Mesh":
+    """A mesh with y up in the axes of a file whose axis `up` points up."""
+    import numpy as np
+
+    from meshgpt.mesh.files import UP_TURNS
+    from meshgpt.mesh.mesh import Mesh
+
+    if up == "y":
+        return mesh
+    return Mesh(mesh.vertices @ np.array(UP_TURNS[up], dtype=np.float64), mesh.faces)
+
+
 @dataclass(frozen=True)
 class Saved:
     """A generated mesh and its file, None where it has no faces and so cannot be a file."""
@@ -81,16 +145,26 @@ class Saved:
 
 
 class Saving:
-    """Writes `folder/seed-S.EXTENSION` for each mesh; seed and settings are kept in the file where its format can."""
+    """Writes `folder/seed-S.EXTENSION` for each mesh; seed and settings are kept in the file where its format can.
 
-    def __init__(self, folder: Path, extension: str, settings: dict[str, Any], tell: bool = True):
-        self.folder, self.extension, self.settings, self.tell = folder, extension.lstrip("."), settings, tell
+    asked: what the meshes should be, for the captions. up: the axis of the files that points up. tell: prints a line
+    for each mesh.
+    """
+
+    def __init__(
+        self, folder: Path, extension: str, settings: dict[str, Any], asked: str = "", up: str = "y", tell: bool = True
+    ):
+        self.folder, self.extension, self.settings = folder, extension.lstrip("."), settings
+        self.asked, self.up, self.tell = asked, up, tell
         self.saved: list[Saved] = []
 
-    def generate(self, pipe: "MeshPipeline", **options: Any) -> "list[GeneratedMesh]":
-        """What the pipeline generates; each batch is saved before the next is begun, and at Ctrl-C what there is."""
+    def generate(self, write: "Callable[..., list[GeneratedMesh]]", **options: Any) -> "list[GeneratedMesh]":
+        """What `write`, a pipeline's `generate` or `complete`, gives; each batch is saved before the next is begun.
+
+        At Ctrl-C, what there is.
+        """
         try:
-            return pipe.generate(on_mesh=lambda _, item: self.keep(item), progress=True, **options)
+            return write(on_mesh=lambda _, item: self.keep(item), progress=True, **options)
         except GenerationInterrupted as interrupt:
             for item in interrupt.written[len(self.saved) :]:
                 self.keep(item)
@@ -104,9 +178,12 @@ class Saving:
 
         caption, path = f"seed {item.seed}, {item.mesh.num_faces} faces", None
         caption += "" if item.stopped_by == "end" else f", cut off by {item.stopped_by}"
+        caption += "" if item.fit is None else f", Chamfer {item.fit.chamfer:.4f}"
+        caption += f"; asked for {self.asked}" if self.asked else ""
         if item.mesh.num_faces:
             metadata = {"generator": "meshgpt", "seed": item.seed, **self.settings}
-            path = write_mesh(item.mesh, self.folder / f"seed-{item.seed}.{self.extension}", metadata=metadata)
+            mesh = turned_back(item.mesh, self.up)
+            path = write_mesh(mesh, self.folder / f"seed-{item.seed}.{self.extension}", metadata=metadata)
         self.saved.append(Saved(item.mesh, path, caption))
         if self.tell:
             tqdm.write(f"{path or 'nothing'}: {caption}")  # a bar that is shown stays below
