@@ -47,10 +47,10 @@ if TYPE_CHECKING:
     from meshgpt.mesh.viewer import write_viewer as write_viewer
     from meshgpt.pipeline import MeshPipeline as MeshPipeline
     from meshgpt.pipeline import MeshPipelineConfig as MeshPipelineConfig
-    from meshgpt.text.captions import CaptionWriter as CaptionWriter
-    from meshgpt.text.encoder import text_encoder as text_encoder
     from meshgpt.retopology import Retopology as Retopology
     from meshgpt.retopology import retopologize as retopologize
+    from meshgpt.text.captions import CaptionWriter as CaptionWriter
+    from meshgpt.text.encoder import text_encoder as text_encoder
     from meshgpt.tokenizers.autoencoder import MeshAutoencoder as MeshAutoencoder
     from meshgpt.tokenizers.autoencoder_config import MeshAutoencoderConfig as MeshAutoencoderConfig
     from meshgpt.tokenizers.coordinates import CoordinateTokenizer as CoordinateTokenizer
