@@ -22,8 +22,10 @@ from meshgpt.training import tokens as tokens_module
 from meshgpt.training.examples import MeshExamples, MeshView
 from meshgpt.training.loader import BatchLoader
 from meshgpt.training.log import read_metrics
-from meshgpt.training.mesh_objectives import TransformerObjective, code_perplexity
+from meshgpt.training.mesh_objectives import TransformerObjective, code_perplexity, codes_in_use
 from meshgpt.training.mesh_trainers import MeshAutoencoderTrainer, MeshTransformerTrainer
+from meshgpt.training.meter import Meter
+from meshgpt.training.objective import Losses
 from meshgpt.training.signals import StopSignals
 from meshgpt.training.tokens import TokenCache, described_by_content, token_key, tokenized
 from meshgpt.transformer.transformer import MeshTransformer
@@ -72,7 +74,8 @@ def test_the_autoencoder_trainer_learns_logs_and_saves(tmp_path, small_meshes):
     trainer()
     lines = read_metrics(tmp_path)
     assert lines[-2]["recon_loss"] < 0.95 * lines[0]["recon_loss"]
-    assert {"val_triangle_accuracy", "val_code_perplexity", "val_excess_loss"} <= set(lines[-1])
+    assert {"val_triangle_accuracy", "val_code_perplexity", "val_excess_loss", "val_codes_in_use"} <= set(lines[-1])
+    assert 0 < lines[0]["codes_in_use"] < 1
     again = MeshAutoencoder.from_pretrained(tmp_path)
     assert equal_weights(weights_of(again), weights_of(trainer.ema_model))
 
@@ -180,6 +183,22 @@ def test_several_processes_make_one_set_of_codes(tmp_path):
     for process in processes:
         process.join()
     assert sorted(map(str, found)) == ["[0, 1, 2]", "[0, 1, 2]", "made"]
+
+
+def test_the_share_of_codes_in_use_is_that_of_all_batches_since_the_last_line_of_the_log():
+    class Alone:
+        num_processes, device = 1, torch.device("cpu")
+
+    def losses(*codes):
+        return Losses(torch.zeros(()), seen={"codes_in_use": codes_in_use(torch.tensor(codes), 8)})
+
+    meter = Meter(Alone())
+    meter.add(losses([0, 1], [2, 1]), 2.0)
+    meter.add(losses([0, 7], [3, 7]), 2.0)
+    meter.add(losses([5, 5]), 0.0)  # of what only stands in
+    assert meter.means() == {"loss": 0.0, "codes_in_use": (3 + 2) / 16}
+    meter.add(losses([5, 5]), 1.0)
+    assert meter.means()["codes_in_use"] == 2 / 16
 
 
 def test_code_perplexity_counts_equally_used_codes():

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from meshgpt.data.batch import MeshBatch
@@ -36,7 +36,8 @@ class AutoencoderObjective(Objective):
         names = ("recon_loss", "excess_loss", "commit_loss", "entropy_loss", "triangle_accuracy")
         metrics = {name: getattr(output, name).detach() for name in names}
         metrics["code_perplexity"] = code_perplexity(output.codes)
-        return Losses(output.loss, metrics, counts={"triangle_accuracy": float(batch.num_faces)})
+        seen = {"codes_in_use": codes_in_use(output.codes, model.config.codebook_size)}  # type: ignore[union-attr]
+        return Losses(output.loss, metrics, counts={"triangle_accuracy": float(batch.num_faces)}, seen=seen)
 
 
 @torch.no_grad()
@@ -48,6 +49,13 @@ def code_perplexity(codes: Int[Tensor, "nv q"]) -> Tensor:
         share = counts / counts.sum()
         levels.append((-(share * share.log()).sum()).exp())
     return torch.stack(levels).mean()
+
+
+@torch.no_grad()
+def codes_in_use(codes: Int[Tensor, "nv q"], codebook_size: int) -> Bool[Tensor, "q {codebook_size}"]:
+    """True for the codes of each level that occur."""
+    seen = torch.zeros(codes.shape[1], codebook_size, dtype=torch.bool, device=codes.device)
+    return seen.scatter_(1, codes.T, True)
 
 
 @dataclass(frozen=True)

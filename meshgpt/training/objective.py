@@ -15,12 +15,14 @@ class Losses:
     """The loss of one batch, a mean (0-d), and what to log beside it.
 
     metrics: 0-d means over the batch. counts: over how many things those metrics are means that do not go by
-    the objective's `weight`.
+    the objective's `weight`. seen: bools, True for what occurs in the batch; of all batches between two lines of the
+    log, and all processes, the share that occurred is told.
     """
 
     loss: Tensor
     metrics: dict[str, Tensor] = field(default_factory=dict)
     counts: dict[str, float] = field(default_factory=dict)
+    seen: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Objective(ABC):

@@ -6,6 +6,7 @@ import signal
 import time
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, no_type_check
 
@@ -373,7 +374,7 @@ class _LossModule(nn.Module):
         loss = losses.loss.float()
         if empty:
             loss = loss + 0.0 * sum(weight.sum() for weight in self.model.parameters() if weight.requires_grad)
-        return Losses(loss, losses.metrics, losses.counts)
+        return replace(losses, loss=loss)
 
 
 @contextlib.contextmanager
