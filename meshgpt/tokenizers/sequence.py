@@ -36,7 +36,8 @@ class SequenceGrammar(Protocol):
     A row to which the end has been said stays as it is, and for it only the end is legal.
     """
 
-    vocab_size: int
+    @property
+    def vocab_size(self) -> int: ...
 
     def start(self, batch: int, capacity: int, device: Any = None) -> Any:
         """The `GrammarState` of `batch` empty sentences of at most `capacity` tokens."""
