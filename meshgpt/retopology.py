@@ -121,7 +121,7 @@ class Retopology:
 
 @no_type_check
 def retopologize(
-    pipe, shape, faces=None, candidates=8, seed=None, *, decimated=True, nearest=TRAINED_ON, **options
+    pipe, shape, faces=None, candidates=8, seed=None, *, decimated=True, nearest: Any = TRAINED_ON, **options
 ) -> Retopology:
     """A light mesh that follows a dense mesh or a cloud: of `candidates` seeds the best, measured.
 
