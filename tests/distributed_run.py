@@ -33,6 +33,14 @@ def train(folder, batch_size):
     return trainer
 
 
+def balanced(folder, batch_size):
+    """Drawn by weights, in batches of limited size."""
+    settings = {"max_faces_per_batch": 4 * batch_size, "weights": [1.0, 3.0, 0.5, 2.0] * 3 + [0.0]}
+    trainer = toy_trainer(folder, count=13, batch_size=batch_size, log_every=1, **settings)
+    trainer()
+    return trainer
+
+
 def autoencoder(folder, batch_size, count=7, num_train_steps=3, **options):
     """The real tokenizer, whose entropy is that of all processes together."""
     import torch

@@ -255,6 +255,21 @@ def test_a_run_goes_on_with_resume_and_only_then(runs, capsys):
     assert f"{runs / 't'}: step 3" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("balance", ["none", "category", "source", "faces"])
+def test_meshes_are_drawn_as_balance_says(tmp_path, monkeypatch, balance, tiny_dataset):
+    def stop(trainer, arguments):
+        drawn.append(trainer.weights)
+
+    drawn = []
+    monkeypatch.setattr("meshgpt.cli.train.finish", stop)
+    words = ["train", "tokenizer", "tiny", "--out", str(tmp_path), "--preset", "tiny", "--no-val"]
+    assert main([*words, "--balance", balance, *with_settings(*TINY_TOKENIZER, "max_faces_per_batch=2000")]) == 0
+    if balance == "none":
+        assert drawn == [None]
+    else:
+        assert np.array_equal(drawn[0], tiny_dataset.balanced_weights((balance,)))
+
+
 def test_resuming_from_nothing_is_an_error(tmp_path):
     words = ["train", "tokenizer", "tiny", "--out", str(tmp_path / "none"), "--preset", "tiny", "--resume", "--debug"]
     with pytest.raises(TrainingError, match="no checkpoint to resume from"):

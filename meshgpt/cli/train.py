@@ -9,10 +9,13 @@ from meshgpt.cli.settings import add_changes, changed
 from meshgpt.errors import ConfigError, DataError, TrainingError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from meshgpt.data.augment import Augmentation
     from meshgpt.data.dataset import MeshDataset
     from meshgpt.training.trainer import Trainer
 
+BALANCE = ("none", "category", "source", "faces")
 CONDITIONS = {
     "text": "condition_on_text",
     "category": "categories",
@@ -40,6 +43,8 @@ def add_commands(commands: argparse._SubParsersAction, shared: argparse.Argument
         part.add_argument("--resume", action="store_true", help="go on with the run in OUT, bit for bit")
         part.add_argument("--max-faces", type=int, help="leave longer meshes out")
         part.add_argument("--no-augment", action="store_true", help="meshes as they are, never stretched or turned")
+        balance = "draw meshes so that every category, source or size is seen equally often (default: none)"
+        part.add_argument("--balance", choices=BALANCE, default="none", help=balance)
         part.add_argument("--no-val", action="store_true", help="train on all meshes, hold none out")
         add_changes(part)
 
@@ -61,6 +66,7 @@ def run_tokenizer(arguments: argparse.Namespace) -> None:
         MeshAutoencoder(**model),
         data,
         val_dataset=val,
+        weights=weights(data, arguments.balance),
         augment=augmentation(arguments),
         checkpoint_folder=str(arguments.out),
         **training,
@@ -94,6 +100,7 @@ def run_transformer(arguments: argparse.Namespace) -> None:
         transformer,
         data,
         val_dataset=val,
+        weights=weights(data, arguments.balance),
         augment=augmentation(arguments),
         num_variants=1 if arguments.no_augment else chosen.num_variants,
         checkpoint_folder=str(arguments.out),
@@ -134,6 +141,11 @@ def datasets(arguments: argparse.Namespace) -> "tuple[MeshDataset, MeshDataset |
     if not len(data):
         raise DataError(f"no mesh of {arguments.data} has at most {arguments.max_faces} faces")
     return (data, None) if arguments.no_val else data.train_and_val()
+
+
+def weights(data: "MeshDataset", balance: str) -> "np.ndarray | None":
+    """How often each mesh is drawn for `--balance`."""
+    return None if balance == "none" else data.balanced_weights((balance,))
 
 
 def augmentation(arguments: argparse.Namespace) -> "Augmentation | None":

@@ -1,6 +1,7 @@
 """Which examples are trained on when: a pure function of the seed and the number of the batch, with nothing to save."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import no_type_check
 
@@ -16,11 +17,14 @@ class BatchSampler:
 
     sizes: (n,) faces or codes of each example. Sorted by size they are cut into buckets; each epoch shuffles within the
     buckets, cuts them into batches and shuffles the batches. All epochs have equally many batches, and each example
-    is in exactly one batch of every epoch. `weights` (n,) replaces that by n draws with replacement each epoch.
-    With `max_size_per_batch` a batch has as many examples as that allows, `batch_size` at most.
+    is in exactly one batch of every epoch. With `max_size_per_batch` a batch has as many examples as that allows,
+    `batch_size` at most.
+
+    weights (n,) replace that by about n draws an epoch, in which examples occur in proportion to their weights: those
+    of weight 0 never, others perhaps many times, even in one batch.
 
     Raises `DataError` for fewer examples than a batch takes, for an example larger than `max_size_per_batch`, and for
-    that limit together with weights.
+    weights that are none.
     """
 
     @no_type_check
@@ -30,8 +34,17 @@ class BatchSampler:
         self.weights = None if weights is None else _checked_weights(np.asarray(weights, dtype=float), len(self.sizes))
         self._check()
         order = np.argsort(self.sizes, kind="stable")
+        order = order if self.weights is None else order[self.weights[order] > 0]
         self.buckets = _buckets(order, self.sizes, batch_size, max_size_per_batch)
-        self.batches_per_epoch = sum(-(-len(members) // count) for members, count in self.buckets)
+        if self.weights is not None:  # no batch takes more of a bucket than an epoch does, or it would repeat itself
+            self.buckets = [(members, min(count, math.ceil(self._draws(members)))) for members, count in self.buckets]
+        self._expected = np.array([self._draws(members) / count for members, count in self.buckets])
+        whole = self._expected if self.weights is not None else np.ceil(self._expected)
+        self.batches_per_epoch = round(whole.sum()) or 1
+
+    def _draws(self, members: np.ndarray) -> float:
+        """How many examples of a bucket an epoch has, in the mean."""
+        return len(members) if self.weights is None else len(self.sizes) * float(self.weights[members].sum())
 
     def _check(self) -> None:
         if len(self.sizes) == 0:
@@ -43,8 +56,6 @@ class BatchSampler:
             largest = int(self.sizes.argmax())
             what = f"example {largest} has size {self.sizes[largest]}, more than the {self.max_size} of one batch"
             raise DataError(f"{what}: raise max_faces_per_batch, or leave large meshes out")
-        if self.max_size is not None and self.weights is not None:
-            raise DataError("sampling weights need batches of fixed size: use batch_size without max_faces_per_batch")
 
     def place(self, batch: int) -> tuple[int, int]:
         """(epoch, place within it) of batch number `batch`, counted from 0 over the whole training."""
@@ -59,18 +70,25 @@ class BatchSampler:
     def _epoch(self, epoch: int) -> list[np.ndarray]:
         rng = np.random.default_rng((self.seed, epoch))
         batches: list[np.ndarray] = []
-        for members, count in self._buckets_of(rng):
+        for members, count in self.buckets if self.weights is None else self._drawn(rng):
             shuffled = rng.permutation(members)
             batches += [shuffled[start : start + count] for start in range(0, len(shuffled), count)]
         return [batches[i] for i in rng.permutation(len(batches))]
 
-    def _buckets_of(self, rng: np.random.Generator) -> list[tuple[np.ndarray, int]]:
-        if self.weights is None:
-            return self.buckets
-        drawn = rng.choice(len(self.sizes), size=len(self.sizes), p=self.weights)
-        drawn = drawn[np.argsort(self.sizes[drawn], kind="stable")]
-        ends = np.cumsum([len(members) for members, _ in self.buckets])
-        return list(zip(np.split(drawn, ends[:-1]), (count for _, count in self.buckets), strict=True))
+    def _drawn(self, rng: np.random.Generator) -> Iterator[tuple[np.ndarray, int]]:
+        """What is drawn of each bucket: whole batches, their number by the weight of the bucket."""
+        assert self.weights is not None
+        chosen = _systematic(self._expected, self.batches_per_epoch, rng)
+        batches_of = np.bincount(chosen, minlength=len(self.buckets)).tolist()
+        for (members, count), batches in zip(self.buckets, batches_of, strict=True):
+            mixed = rng.permutation(members)  # neighbours in a systematic draw exclude each other
+            yield mixed[_systematic(self.weights[mixed], batches * count, rng)], count
+
+
+def _systematic(weights: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """`count` indices in proportion to their weights, each as often as it should be, rounded up or down at random."""
+    marks = (np.arange(count) + rng.random()) / max(count, 1) * weights.sum()
+    return np.minimum(np.searchsorted(np.cumsum(weights), marks, side="right"), len(weights) - 1)
 
 
 @no_type_check
