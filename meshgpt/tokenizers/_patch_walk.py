@@ -190,9 +190,11 @@ def write_tip(layout, vertices, surface, guess, face, ids, n):
 def next_half_edge(faces, links, visited, half_edge):
     """A side of a face not yet visited along the same edge, -1 if there is none: of one wound alike where there is."""
     start = faces[half_edge // 3, half_edge % 3]
-    edges, first, order = links
+    edges, begin, end, order = links
     edge, other = edges[half_edge], -1
-    for i in range(first[edge], first[edge + 1]):
+    while begin[edge] < end[edge] and visited[order[begin[edge]] // 3]:
+        begin[edge] += 1
+    for i in range(begin[edge], end[edge]):
         candidate = order[i]
         if not visited[candidate // 3]:
             if faces[candidate // 3, candidate % 3] != start:
@@ -215,7 +217,7 @@ def corners_from(faces, half_edge):
 def write(layout, vertices, faces, links, surface):
     """The ids of a mesh: depth first over its faces, the right side before the left, from the lowest face not yet said.
 
-    links: (the edge of each half-edge, where each edge begins in the third, half-edges sorted by edge).
+    links: what `half_edge_links` gives; it is used up.
     """
     count = len(faces)
     ids, n = np.empty(7 * count, np.int64), 0
@@ -303,80 +305,114 @@ def find_spot(layout, vertices, spots, position):
 
 @compiled
 @no_type_check
-def vertex_at(layout, vertices, surface, spots, position):
-    """The vertex at a position, which is new where there was none."""
-    spot = find_spot(layout, vertices, spots, position)
-    if spots[spot] < 0:
-        vertex = surface.count[0]
-        surface.count[0] += 1
-        vertices[vertex] = position
-        spots[spot] = vertex
-    return spots[spot]
+def out_of_place(layout, code, waiting, begun, gated, flipped):
+    """What is wrong with a token of this kind here. waiting: for an offset. begun: both ends of the gate are known."""
+    if waiting:
+        return SOUND if code >= layout.offset else NO_OFFSET
+    if code >= layout.offset:
+        return NO_BLOCK
+    if code == layout.flip:
+        return NO_GATE if not gated else FLIPPED_TWICE if flipped else SOUND
+    if begun:
+        return SOUND
+    if code < layout.flip:
+        return NO_OPEN_END
+    return STATE_BEFORE_FACE if (code - layout.near) % STATES > 0 else SOUND
 
 
 @compiled
 @no_type_check
-def read(layout, ids, vertices, surface):
-    """Grows a surface by what the ids say: (what is wrong, the number of tokens before it)."""
+def clash(surface, a, b, vertex):
+    """What is wrong with a vertex there already (-1: it is new) behind a and b, which are -1 where not known yet."""
+    if vertex < 0:
+        return SOUND
+    if vertex == a or vertex == b:
+        return DEGENERATE
+    return DUPLICATE if b >= 0 and has_face(surface, a, b, vertex) else SOUND
+
+
+@compiled
+@no_type_check
+def add_vertex(vertices, surface, spots, spot, position):
+    """Puts a new vertex into the table of positions, and into its spot of the hash table; its number."""
+    vertex = surface.count[0]
+    surface.count[0] += 1
+    vertices[vertex] = position
+    spots[spot] = vertex
+    return vertex
+
+
+@compiled
+@no_type_check
+def push_gates(stack, depth, a, b, tip, follow):
+    """Puts the sides of a face at which others follow on the stack, the right one on top; the new depth."""
+    if follow >= 2:
+        stack[depth, 0], stack[depth, 1], stack[depth, 2] = a, tip, b
+        depth += 1
+    if follow % 2 == 1:
+        stack[depth, 0], stack[depth, 1], stack[depth, 2] = tip, b, a
+        depth += 1
+    return depth
+
+
+@compiled
+@no_type_check
+def read(layout, ids, vertices, surface, gates):
+    """Grows a surface by what the ids say: (what is wrong, the number of tokens before it).
+
+    gates: (n, 3, 3), filled with what each token stands upon: the ends of its gate as far as they are known, the guess.
+    """
     spots = np.full(2 * len(vertices) + 1, -1, np.int64)
     stack, depth = np.empty((2 * len(ids) + 2, 3), np.int64), 0  # gates: a, b and the vertex opposite
     guess, corner = np.empty(3, np.int64), np.full(3, layout.bins // 2, np.int64)
     position, ends = np.empty(3, np.int64), np.empty(OPEN_ENDS, np.int64)
     corner[0] = 0
     guess[:] = corner
-    a, b, block, state, gated, flipped = -1, -1, -1, 0, False, False
+    a, b, block, follow, spot, gated, flipped = -1, -1, -1, 0, 0, False, False
     for n in range(len(ids)):
         code, vertex = ids[n], -1
+        gates[n, 2] = guess
+        if a >= 0:
+            gates[n, 0] = vertices[a]
+        if b >= 0:
+            gates[n, 1] = vertices[b]
+        fault = out_of_place(layout, code, block >= 0, b >= 0, gated, flipped)
+        if fault != SOUND:
+            return fault, n
         if code == layout.flip:
-            if block >= 0 or not gated or flipped:
-                return NO_OFFSET if block >= 0 else (FLIPPED_TWICE if gated else NO_GATE), n
             a, b, flipped = b, a, True
             continue
-        if (block >= 0) != (code >= layout.offset):
-            return NO_OFFSET if block >= 0 else NO_BLOCK, n
         if block < 0:
-            state = code % STATES if code < layout.flip else (code - layout.near) % STATES
-            if b < 0 and state > 0:
-                return STATE_BEFORE_FACE, n
-        if code < layout.flip:
-            if b < 0 or code // STATES >= open_ends(surface, a, b, ends):
-                return NO_OPEN_END, n
-            vertex = ends[code // STATES]
-        elif layout.block <= code < layout.offset:
+            follow = code % STATES if code < layout.flip else (code - layout.near) % STATES
+        if layout.block <= code < layout.offset:
             block = (code - layout.block) // STATES
             continue
+        if code < layout.flip:
+            if code // STATES >= open_ends(surface, a, b, ends):
+                return NO_OPEN_END, n
+            vertex = ends[code // STATES]
         else:
             if not read_place(layout, guess, block, code, position):
                 return OUTSIDE, n
-            vertex = spots[find_spot(layout, vertices, spots, position)]
+            spot = find_spot(layout, vertices, spots, position)
+            vertex = spots[spot]
             block = -1
-        if vertex >= 0 and (vertex == a or vertex == b):
-            return DEGENERATE, n
-        if b >= 0 and vertex >= 0 and has_face(surface, a, b, vertex):
-            return DUPLICATE, n
+        fault = clash(surface, a, b, vertex)
+        if fault != SOUND:
+            return fault, n
         if vertex < 0:
-            vertex = vertex_at(layout, vertices, surface, spots, position)
-        if b < 0:  # the first two vertices of a component
-            if a < 0:
-                a = vertex
-                corner[:] = vertices[a]
-            else:
-                b = vertex
+            vertex = add_vertex(vertices, surface, spots, spot, position)
+        if b < 0:  # the first two vertices of a patch
+            corner[:] = vertices[vertex] if a < 0 else corner
+            a, b = (vertex, -1) if a < 0 else (a, vertex)
             guess[:] = vertices[vertex]
             continue
         add_face(surface, a, b, vertex)
-        if state >= 2:
-            stack[depth, 0], stack[depth, 1], stack[depth, 2] = a, vertex, b
-            depth += 1
-        if state % 2 == 1:
-            stack[depth, 0], stack[depth, 1], stack[depth, 2] = vertex, b, a
-            depth += 1
-        flipped, gated = False, depth > 0
+        depth = push_gates(stack, depth, a, b, vertex, follow)
+        a, b, gated, flipped = -1, -1, depth > 0, False
+        guess[:] = corner
         if gated:
             depth -= 1
             a, b = stack[depth, 0], stack[depth, 1]
             guess_opposite(layout, vertices, a, b, stack[depth, 2], guess)
-        else:
-            a, b = -1, -1
-            guess[:] = corner
     return SOUND, len(ids)

@@ -24,6 +24,7 @@ from meshgpt.mesh.canonical import GridMesh
 from meshgpt.mesh.mesh import drop_unused_vertices
 from meshgpt.nn.embedding import AXES
 from meshgpt.tokenizers import _patch_walk as walk
+from meshgpt.tokenizers.patch_grammar import PatchGrammar
 from meshgpt.tokenizers.sequence import Errors, SequenceTokenizer
 
 REACH = 3
@@ -60,6 +61,7 @@ class PatchTokenizer(SequenceTokenizer):
         self.num_discrete_coors = config.num_discrete_coors
         self.layout = layout_of(config.num_discrete_coors)
         self.vocab_size = self.layout.end
+        self.grammar = PatchGrammar(self.layout)
 
     def encode_grid(self, grid: GridMesh) -> np.ndarray:
         if len(grid.faces) == 0:
@@ -69,18 +71,31 @@ class PatchTokenizer(SequenceTokenizer):
         return walk.write(self.layout, vertices, np.ascontiguousarray(grid.faces), half_edge_links(grid.faces), surface)
 
     def decode_grid(self, ids: np.ndarray, errors: Errors = "raise") -> tuple[np.ndarray, np.ndarray]:
-        vertices, surface = np.empty((len(ids), 3), dtype=np.int64), walk.empty_surface(len(ids), len(ids))
-        wrong, position = walk.read(self.layout, np.ascontiguousarray(ids), vertices, surface)
-        if wrong != walk.SOUND and errors == "raise":
-            raise TokenError(f"{COMPLAINTS[wrong]} (got {ids[position]})", position)
+        vertices, surface, _ = self._read(ids, errors)
         count, _, num_faces = surface.count
         return drop_unused_vertices(vertices[:count, np.argsort(AXES)], surface.faces[:num_faces])
+
+    def gates(self, ids: np.ndarray) -> np.ndarray:
+        """What each of the ids (n,) is said upon: both ends of its gate and the guess, bins (n, 3, 3) as (y, z, x).
+
+        Known before the token itself, and hard to see from the tokens before it. -1 for an end that is not said yet,
+        at the first two vertices of a patch. Raises `TokenError` as `decode` does.
+        """
+        return self._read(ids, "raise")[2]
+
+    def _read(self, ids: np.ndarray, errors: Errors) -> tuple[np.ndarray, walk.Surface, np.ndarray]:
+        vertices, surface = np.empty((len(ids), 3), dtype=np.int64), walk.empty_surface(len(ids), len(ids))
+        gates = np.full((len(ids), 3, 3), -1, dtype=np.int64)
+        wrong, position = walk.read(self.layout, np.ascontiguousarray(ids), vertices, surface, gates)
+        if wrong != walk.SOUND and errors == "raise":
+            raise TokenError(f"{COMPLAINTS[wrong]}, got {ids[position]}", position)
+        return vertices, surface, gates
 
 
 def layout_of(bins: int) -> walk.Layout:
     """The kinds of tokens for so many bins, with the width of a block that needs the fewest tokens."""
     reach = min(REACH, (bins - 1) // 2)
-    width = min(range(1, bins + 1), key=lambda width: walk.STATES * -(-bins // width) ** 3 + width**3)
+    width = min(range(1, bins + 1), key=lambda width: walk.STATES * -((-bins // width) ** 3) + width**3)
     blocks = -(-bins // width)
     flip = walk.OPEN_ENDS * walk.STATES
     near = flip + 1
@@ -89,10 +104,11 @@ def layout_of(bins: int) -> walk.Layout:
     return walk.Layout(bins, reach, blocks, width, flip, near, block, offset, offset + width**3)
 
 
-def half_edge_links(faces: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Half-edges, numbered as the corners (nf * 3) they begin at, by edge.
+def half_edge_links(faces: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Half-edges, numbered as the corners (nf * 3) at which they begin, by edge.
 
-    (the edge of each half-edge, where each edge begins in the last array, half-edges sorted by edge and number).
+    (the edge of each half-edge; where the half-edges of each edge begin and end in the last array; half-edges sorted by
+    edge and number).
     """
     start, end = faces.reshape(-1), np.roll(faces, -1, axis=1).reshape(-1)
     key = np.minimum(start, end) * (int(faces.max()) + 1) + np.maximum(start, end)
@@ -101,4 +117,5 @@ def half_edge_links(faces: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarr
     new[1:] = key[order[1:]] != key[order[:-1]]
     edges = np.empty_like(order)
     edges[order] = np.cumsum(new) - 1
-    return edges, np.append(np.flatnonzero(new), len(order)), order
+    begin = np.flatnonzero(new)
+    return edges, begin, np.append(begin[1:], len(order)), order
