@@ -18,6 +18,7 @@ from meshgpt.nn.geometry import point_triangle_distances
 COVERED = 0.05  # a point this near to a face belongs to it: more than the noise of a scan, less than a detail
 NEXT = 8  # points ahead, from the lowest up
 WIDTH = 64  # of the vector of a point
+BINS = 128  # an axis: from a table of bins it is a short way to the code of a vertex that lies there
 PAIRS_AT_ONCE = 1 << 21  # of faces and points whose distances are computed in one go
 
 
@@ -49,6 +50,8 @@ class CloudReader(nn.Module):
         self.near, self.corners = near, corners
         self.ahead = PointEmbedding(WIDTH, dim_extra=8)  # normal, whether known, step from the face, whether there
         self.around = nn.Linear(12, WIDTH)
+        self.bins = nn.Embedding(3 * BINS, WIDTH)
+        nn.init.normal_(self.bins.weight, std=0.3)
         self.mix = nn.Sequential(nn.Linear((NEXT + corners) * WIDTH + 2, 2 * dim), nn.SiLU())
         self.out = nn.Linear(2 * dim, dim)
 
@@ -69,11 +72,18 @@ class CloudReader(nn.Module):
             missing = ~after & cloud.mask[:, None]
             told = self._told(cloud, corners, whole, missing)
         dtype = self.out.weight.dtype
-        ahead = nn.functional.silu(self.ahead(told.ahead)) * told.ahead[..., -1:].to(dtype)
-        around = (nn.functional.silu(self.around(told.around.to(dtype))) * told.around[..., -1:].to(dtype)).amax(dim=3)
+        ahead = nn.functional.silu(self.ahead(told.ahead) + self._binned(told.ahead[..., :3]))
+        ahead = ahead * told.ahead[..., -1:].to(dtype)
+        around = nn.functional.silu(self.around(told.around.to(dtype)) + self._binned(told.places))
+        around = (around * told.around[..., -1:].to(dtype)).amax(dim=3)
         parts = (ahead, around, told.shares.to(dtype)[:, :, None])
         flat = torch.cat([rearrange(part, "b n m d -> b n (m d)") for part in parts], dim=-1)
         return self.out(self.mix(flat)) * cloud.mask.any(dim=1)[:, None, None], after[:, -1]
+
+    def _binned(self, places: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n d"]:
+        """The sum of a vector for the bin on each axis."""
+        bins = ((places + 1) / 2 * BINS).floor().long().clamp(0, BINS - 1)
+        return self.bins(bins + BINS * torch.arange(3, device=bins.device)).sum(dim=-2)
 
     def _covers(self, cloud: Cloud, corners: Tensor, whole: Tensor) -> Bool[Tensor, "b n p"]:
         """Whether each face lies at each point."""
@@ -97,12 +107,12 @@ class CloudReader(nn.Module):
         step = ahead[..., :3] - first[:, :, None]
         ahead = torch.cat((ahead, known(ahead[..., 3:6]), step, there), dim=-1) * there
         ahead = nn.functional.pad(ahead, (0, 0, 0, NEXT - shown))
-        around = self._around(points, corners.float(), missing & whole[..., None])
+        around, places = self._around(points, corners.float(), missing & whole[..., None])
         share = missing.sum(dim=2) / cloud.mask.sum(dim=1).clamp(min=1)[:, None]
-        return _Told(ahead, around, torch.stack((share, share.sqrt()), dim=-1))
+        return _Told(ahead, around, places, torch.stack((share, share.sqrt()), dim=-1))
 
-    def _around(self, points: Tensor, corners: Tensor, missing: Tensor) -> Float[Tensor, "b n k s 12"]:
-        """The nearest uncovered points of each corner: steps to them, long and short, normals, and what is known."""
+    def _around(self, points: Tensor, corners: Tensor, missing: Tensor) -> tuple[Tensor, Tensor]:
+        """The nearest uncovered points of each corner: steps to them, normals, what is known; places."""
         shown = min(self.near, missing.shape[2])
         flat = rearrange(corners, "b n k c -> b (n k) c")
         distances = rearrange(torch.cdist(flat, points[..., :3]), "b (n k) p -> b n k p", k=corners.shape[2])
@@ -113,7 +123,7 @@ class CloudReader(nn.Module):
         length = step.norm(dim=-1, keepdim=True)
         unit = step / length.clamp(min=1e-6)
         features = torch.cat((step, unit, length, chosen[..., 3:6], known(chosen[..., 3:6]), there), dim=-1)
-        return torch.where(there > 0, features, 0.0)
+        return torch.where(there > 0, features, 0.0), chosen[..., :3]
 
     @staticmethod
     def _points(points: Float[Tensor, "b p 6"], indices: Tensor) -> Tensor:
@@ -125,10 +135,11 @@ class CloudReader(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class _Told:
-    """ahead: (b n NEXT 14). around: (b n k s 12). shares: (b n 2)."""
+    """ahead: (b n NEXT 11). around: (b n k s 12), of points at places (b n k s 3). shares: (b n 2)."""
 
     ahead: Tensor
     around: Tensor
+    places: Tensor
     shares: Tensor
 
 
