@@ -18,7 +18,8 @@ def grid_of(vertices, faces, bins=128):
 
 
 def again(tokenizer, ids, errors="raise"):
-    return canonicalize_grid(*tokenizer.decode_grid(ids, errors), tokenizer.num_discrete_coors)
+    vertices, faces = tokenizer.decode_grid(ids, errors)
+    return canonicalize_grid(vertices, faces, tokenizer.num_discrete_coors)
 
 
 def zigzag(count, flipped=()):
