@@ -54,7 +54,11 @@ if TYPE_CHECKING:
     from meshgpt.tokenizers.autoencoder import MeshAutoencoder as MeshAutoencoder
     from meshgpt.tokenizers.autoencoder_config import MeshAutoencoderConfig as MeshAutoencoderConfig
     from meshgpt.tokenizers.coordinates import CoordinateTokenizer as CoordinateTokenizer
+    from meshgpt.tokenizers.half_edge import HalfEdgeTokenizer as HalfEdgeTokenizer
+    from meshgpt.tokenizers.patch import PatchTokenizer as PatchTokenizer
+    from meshgpt.tokenizers.strip import StripTokenizer as StripTokenizer
     from meshgpt.tokenizers.tokenizer import MeshTokenizer as MeshTokenizer
+    from meshgpt.tokenizers.vocabulary import MeshVocabulary as MeshVocabulary
     from meshgpt.training.mesh_trainers import MeshAutoencoderTrainer as MeshAutoencoderTrainer
     from meshgpt.training.mesh_trainers import MeshTransformerTrainer as MeshTransformerTrainer
     from meshgpt.training.settings import TrainerConfig as TrainerConfig
@@ -69,6 +73,7 @@ _HOMES = {
     "CoordinateTokenizer": "tokenizers.coordinates",
     "DatasetFromTransforms": "data.folder",
     "GridMesh": "mesh.canonical",
+    "HalfEdgeTokenizer": "tokenizers.half_edge",
     "Mesh": "mesh.mesh",
     "MeshAutoencoder": "tokenizers.autoencoder",
     "MeshAutoencoderConfig": "tokenizers.autoencoder_config",
@@ -83,9 +88,12 @@ _HOMES = {
     "MeshTransformer": "transformer.transformer",
     "MeshTransformerConfig": "transformer.config",
     "MeshTransformerTrainer": "training.mesh_trainers",
+    "MeshVocabulary": "tokenizers.vocabulary",
+    "PatchTokenizer": "tokenizers.patch",
     "PointCloud": "mesh.clouds",
     "Retopology": "retopology",
     "Sampling": "transformer.sampling",
+    "StripTokenizer": "tokenizers.strip",
     "SurfaceReport": "mesh.surface",
     "TrainerConfig": "training.settings",
     "build_dataset": "data.build",
