@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -19,6 +21,7 @@ from meshgpt.errors import (
     TrainingError,
 )
 from meshgpt.training import processes as processes_module
+from meshgpt.training.checkpoints import RunCheckpoints
 from meshgpt.training.ema import Ema
 from meshgpt.training.examples import Examples, MeshExample, MeshExamples, MeshView, as_example
 from meshgpt.training.log import RunLog, read_metrics, require_trackers
@@ -328,6 +331,40 @@ def test_a_signal_saves_and_says_how_to_go_on(tmp_path, number, error, capsys):
     again.resume()
     again()
     assert equal_weights(weights_of(again.model), weights_of(whole.model))
+
+
+SLOWLY = """
+import sys, time
+from tests.training_toys import ToyObjective, toy_trainer
+
+class Slow(ToyObjective):
+    def losses(self, model, batch):
+        time.sleep(0.02)
+        return super().losses(model, batch)
+
+if __name__ == "__main__":
+    toy_trainer(sys.argv[1], objective=Slow(), num_train_steps=2000, num_workers=2, progress=True, log_every=5)()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_all_processes_of_a_terminal_leaves_the_workers_to_the_trainer(tmp_path, number):
+    """Which saves and says how to go on."""
+    environment = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1", "TYPECHECK": "False"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    command = [sys.executable, "-W", "ignore", "-c", SLOWLY, str(tmp_path)]
+    with subprocess.Popen(command, env=environment, start_new_session=True, **pipes) as run:
+        try:
+            first = run.stdout.readline()
+            os.killpg(run.pid, number)
+            output, errors = run.communicate(timeout=60)
+        finally:
+            run.kill()
+    [step] = RunCheckpoints(tmp_path / "checkpoints").steps()
+    assert first.startswith("step 5/2000") and 5 <= step < 2000
+    assert f"stopped at step {step} and saved to {tmp_path}; go on with resume" in output
+    assert "worker" not in errors and run.returncode == (143 if number == signal.SIGTERM else -signal.SIGINT)
 
 
 def test_a_second_ctrl_c_interrupts_at_once():

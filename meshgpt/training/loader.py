@@ -1,5 +1,6 @@
 """Batches put together in the training process or, ahead of time, in workers; the order does not depend on which."""
 
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -50,9 +51,12 @@ class BatchLoader(Dataset):
         """Batches `first` .. `end` - 1, assembled ahead by `num_workers` processes."""
         if num_workers == 0:
             return (self[number] for number in range(first, end))
-        generator = (
-            torch.Generator()
-        )  # of its own: the loader draws a seed, which must not come from the training's stream
-        return iter(
-            DataLoader(self, batch_size=None, sampler=range(first, end), num_workers=num_workers, generator=generator)
-        )
+        # a generator of its own: the loader draws a seed, which must not come from the training's stream
+        options = {"generator": torch.Generator(), "worker_init_fn": _leave_signals_to_the_trainer}
+        return iter(DataLoader(self, batch_size=None, sampler=range(first, end), num_workers=num_workers, **options))
+
+
+def _leave_signals_to_the_trainer(worker: int) -> None:
+    """Ctrl-C reaches all processes of a terminal: workers must live until the trainer has ended its step and saved."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

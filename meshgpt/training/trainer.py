@@ -138,8 +138,8 @@ class Trainer:
     def __call__(self) -> dict[str, float]:
         """Trains up to the last step and saves; gives the last figures that were logged."""
         self._begin()
-        with StopSignals() as signals, self._tracking():
-            try:
+        try:
+            with StopSignals() as signals, self._tracking():
                 while self.step < self.config.num_train_steps:
                     started = time.monotonic()
                     stop = self.train_step(signals)
@@ -147,8 +147,9 @@ class Trainer:
                     self._after_step()
                     if stop:
                         self._stop(stop)
-            finally:
-                self.log_file.end()
+        finally:
+            self._batches = iter(())  # ends the workers, which heed no signal
+            self.log_file.end()
         if self._saved_at != self.step:
             self.save()
         return self._figures
@@ -162,12 +163,12 @@ class Trainer:
             raise TrainingError(f"{what}: go on with it (resume), or choose another folder, or remove it")
         self.model.train()
         self._begin_randomness()
-        first, end = (step * self.config.grad_accum_every for step in (self.step, self.config.num_train_steps))
-        self._batches = self.loader.from_number(first, end, self.config.num_workers)
         self._figures: dict[str, float] = {}
         self._saved_at: int | None = None  # a resumed run saves again, in case it was killed before the model's export
         self.log_file.begin(self.step)
         self._seconds = 0.0  # spent on steps since figures were last logged
+        first, end = (step * self.config.grad_accum_every for step in (self.step, self.config.num_train_steps))
+        self._batches: Iterator[LoadedBatch] = self.loader.from_number(first, end, self.config.num_workers)
 
     def _begin_randomness(self) -> None:
         """Draws begin here, so that nothing that was drawn since the trainer was made changes the run."""
