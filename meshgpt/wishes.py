@@ -98,12 +98,15 @@ def _lacks_faces(path: Path) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class Wishes:
-    """One entry for each mesh in every list; None where a kind is not asked for."""
+    """One entry for each mesh in every list; None where a kind is not asked for.
+
+    Texts and categories are as they were given: the transformer checks them.
+    """
 
     count: int
-    texts: list[str | None] | None = None
-    categories: list[str | None] | None = None
-    faces: list[int | None] | None = None
+    texts: list[Any] | None = None
+    categories: list[Any] | None = None
+    faces: list[Any] | None = None
     targets: list[Target | None] | None = None
 
     @classmethod
