@@ -3,7 +3,7 @@
 import hashlib
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, no_type_check
 
@@ -14,17 +14,16 @@ from jaxtyping import Int
 from torch import Tensor
 
 from meshgpt.data.pack import MeshRecord
-from meshgpt.errors import MeshError, TrainingError
+from meshgpt.errors import ConditionError, DataError, MeshError, TrainingError
 from meshgpt.mesh.canonical import dequantize, quantize
 from meshgpt.mesh.clouds import CloudAugmentation, PointCloud
 from meshgpt.mesh.mesh import Mesh
 from meshgpt.text.cache import TextEmbeddingCache
-from meshgpt.text.captions import CaptionWriter, described
-from meshgpt.text.encoder import TextEncoder
+from meshgpt.text.captions import NO_WORD, CaptionWriter, described
 from meshgpt.tokenizers.tokenizer import MeshTokenizer
-from meshgpt.training.examples import Examples
+from meshgpt.training.examples import Examples, MeshExamples
 from meshgpt.training.tokens import FACES_AT_ONCE, TokenCache, TokenExamples, token_key
-from meshgpt.transformer.conditions import Conditions
+from meshgpt.transformer.conditions import Conditions, text_conditions
 from meshgpt.transformer.held import as_in_evaluation
 from meshgpt.transformer.transformer import MeshTransformer, tokenizer_device
 
@@ -32,6 +31,7 @@ NUM_WORDINGS = 16  # captions of a mesh that take turns, epoch by epoch
 FACE_JITTER = 0.15  # a budget is soft: training tells a number of faces up to this share beside the true one
 CLOUDS = CloudAugmentation(points=(256, 1024))
 TEXTS_AT_ONCE = 512
+TEXT_KEYS = ("caption", "texts", "text")
 
 
 @dataclass(frozen=True)
@@ -108,39 +108,132 @@ def asked(
     """`tokens` with all that the model can be asked for.
 
     captions: writes `NUM_WORDINGS` captions of each mesh; if not given, records of a `MeshDataset` are reworded by the
-    usual writer, and texts of other data sets stay as they are. exact: captions as they are, the true number of faces
-    and points of the very surface, for validation.
+    usual writer, and texts of other data sets stay as they are. Embeddings that items bring (`text_embeds`) stand for
+    their texts. exact: captions as they are, the true number of faces and points of the very surface, for validation.
     """
-    config, tokenizer = model.config, model.tokenizer
-    clouds = clouds or CLOUDS
+    config, clouds = model.config, clouds or CLOUDS
     if clouds.turns != 1:
         raise TrainingError(f"clouds.turns = {clouds.turns} would turn a cloud without its mesh: turn meshes (augment)")
-    items = tokens.meshes.items() if {"text", "category"} & set(config.kinds) else []
-    if captions is None and items and all(isinstance(item, MeshRecord) for item in items):
-        captions = CaptionWriter()
+    told = None
+    if config.takes("text") or config.takes("category"):
+        told = Told.by(tokens.meshes, config.text_width if config.takes("text") else None)
+        captions = CaptionWriter() if captions is None and told.of_records else captions
     asking: dict[str, Asking] = {}
     if config.takes("text"):
-        texts = wordings(items, None if exact else captions, NUM_WORDINGS, seed)
-        asking["text"] = Captions.embedded(texts, model.text_encoder, TextEmbeddingCache(cache.folder))
+        asking["text"] = captions_of(told, model, TextEmbeddingCache(cache.folder), captions, exact, seed)
     if config.takes("category"):
-        asking["category"] = Categories.of(items, config.categories)
+        asking["category"] = Categories.of(told.words, config.categories)
+    if not exact:
+        _warn_where_nothing_is_said(asking)
     if config.takes("num_faces"):
         asking["num_faces"] = FaceBudget(0.0 if exact else FACE_JITTER)
     if config.takes("points"):
         most = clouds.points[1]
-        asking["points"] = surfaces_of(tokenizer, tokens, cache, most, None if exact else clouds)
+        asking["points"] = surfaces_of(model.tokenizer, tokens, cache, most, None if exact else clouds)
     settings = [list(config.kinds), list(config.categories), captions and captions.to_dict(), clouds.to_dict(), exact]
+    if told is not None and not (told.of_records and hasattr(tokens.meshes.dataset, "fingerprint")):
+        settings.append(told.digest())  # else the fingerprint of the data set knows
     return AskedExamples(tokens, asking, seed, settings)
 
 
-# text
+@no_type_check
+def _warn_where_nothing_is_said(asking: dict[str, Asking]) -> None:
+    nothing = {"text": "no mesh has a text", "category": "no mesh is of a category of the model"}
+    for kind, what in nothing.items():
+        if kind in asking and (asking[kind].numbers < 0).all():
+            warnings.warn(f"{what}: the model will not learn to follow them", stacklevel=5)
+
+
+# words
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a data set says of its meshes: for each what `described` finds, and its own embeddings (n, d) or None.
+
+    of_records: whether all items are records.
+    """
+
+    words: list[dict[str, str]]
+    embeds: list[np.ndarray | None]
+    of_records: bool
+
+    @staticmethod
+    @no_type_check
+    def by(meshes: MeshExamples, dim: int | None) -> "Told":
+        """dim: the width that embeddings must have; None where they do not matter.
+
+        Raises `DataError` for a text that is no string, for embeddings that do not fit, and for a text without
+        embeddings where other items have them.
+        """
+        words, embeds, of_records = [], [], True
+        for index, item in enumerate(meshes.items()):
+            of_records &= isinstance(item, MeshRecord)
+            found = item if isinstance(item, Mapping) else {}
+            wrong = [found[key] for key in TEXT_KEYS if not isinstance(found.get(key), str | None)]
+            if wrong:
+                kind = type(wrong[0]).__name__
+                what = f"the text of {meshes.name(index)} is a {kind}: one string is expected, or None"
+                raise DataError(f"{what}; tuples need data_kwargs that name their entries")
+            words.append(described(item))
+            embeds.append(None if dim is None else _own_embeds(found, dim, meshes.name(index)))
+        if any(own is not None for own in embeds):
+            bare = next((i for i, own in enumerate(embeds) if own is None and words[i]["caption"]), None)
+            if bare is not None:
+                what = f"{meshes.name(bare)} has a text, but no text_embeds, as others have"
+                raise DataError(f"{what}: give them for every text, or for none")
+        return Told(words, embeds, bool(words) and of_records)
+
+    @property
+    def is_embedded(self) -> bool:
+        return any(own is not None for own in self.embeds)
+
+    def digest(self) -> str:
+        digest = hashlib.sha256(json.dumps(self.words).encode())
+        for own in self.embeds:
+            digest.update(b"-" if own is None else own.tobytes())
+        return digest.hexdigest()
+
+
+@no_type_check
+def _own_embeds(item: Mapping[str, Any], dim: int, name: str) -> np.ndarray | None:
+    """(n, dim): the tokens of an item's own embeddings (n, dim) or (dim,), without padding; None where it has none."""
+    embeds, mask = item.get("text_embeds"), item.get("text_mask")
+    if embeds is None:
+        return None
+    try:
+        embeds = torch.as_tensor(embeds).detach().cpu()
+        embeds = embeds[None] if embeds.ndim == 1 else embeds
+        mask = None if mask is None else torch.as_tensor(mask).cpu()[None]
+        parts = text_conditions(embeds[None], mask, dim)
+    except (ConditionError, TypeError, ValueError) as error:
+        raise DataError(f"text_embeds of {name}, as a batch of one: {error}") from error
+    return _narrow(parts["text_embeds"][parts["text_mask"]].numpy())
+
+
+@no_type_check
+def captions_of(
+    told: Told,
+    model: MeshTransformer,
+    cache: TextEmbeddingCache,
+    writer: CaptionWriter | None,
+    exact: bool,
+    seed: int,
+) -> "Captions":
+    """The texts of a data set as the model reads them. Raises `TrainingError` for a writer where words are missing."""
+    if not told.is_embedded:
+        return Captions.embedded(wordings(told.words, None if exact else writer, NUM_WORDINGS, seed), model, cache)
+    if writer is not None:
+        raise TrainingError("captions would reword texts that this data set gives as text_embeds: leave captions out")
+    return Captions.given(told.embeds, model.config.text_width)
 
 
 @dataclass(frozen=True)
 class Captions:
     """numbers: (meshes, wordings), which text each mesh has in epoch 0, 1, ..., counting round; -1 for none.
 
-    vectors: (n, d) float16, the tokens of all texts one after another, text i at offsets[i] .. offsets[i + 1].
+    vectors: (n, d), the tokens of all texts one after another, text i at offsets[i] .. offsets[i + 1]; float16 where
+    that loses nothing, as of what a `TextEmbeddingCache` keeps.
     """
 
     numbers: np.ndarray
@@ -158,34 +251,61 @@ class Captions:
     @staticmethod
     @no_type_check
     def embedded(
-        captions: Sequence[Sequence[str | None]], encoder: TextEncoder, cache: TextEmbeddingCache
+        captions: Sequence[Sequence[str | None]], model: MeshTransformer, cache: TextEmbeddingCache
     ) -> "Captions":
-        """captions: for each mesh its wordings, None for none; the same number of each."""
-        numbers: dict[str | None, int] = {None: -1}
-        table = [[numbers.setdefault(text or None, len(numbers) - 1) for text in row] for row in captions]
-        texts = [text for text in numbers if text is not None]
-        if not texts:
-            warnings.warn("no mesh has a text: the model will not learn to follow texts", stacklevel=4)
-        parts, lengths = [np.zeros((0, encoder.dim), dtype=np.float16)], []
+        """captions: for each mesh its wordings, None for none, the same number of each; read by the model's encoder.
+
+        Raises `ConditionError` for an encoder of another width than the model's.
+        """
+        texts = list(dict.fromkeys(text for row in captions for text in row if text))
+        parts, lengths, dim = [], [], model.config.text_width
         for start in range(0, len(texts), TEXTS_AT_ONCE):
-            found = cache.embed(encoder, texts[start : start + TEXTS_AT_ONCE])
-            parts.append(found.embeddings[found.mask].numpy().astype(np.float16))
+            found = cache.embed(model.text_encoder, texts[start : start + TEXTS_AT_ONCE])
+            if found.dim != dim:
+                what = f"the text encoder gives {found.dim} numbers a token, the model takes {dim} (dim_text)"
+                raise ConditionError(f"{what}: use the encoder that it was made for, or text_embeds in the data set")
+            parts.append(_narrow(found.embeddings[found.mask].numpy()))
             lengths += found.mask.sum(dim=1).tolist()
-        offsets = np.concatenate([[0], lengths]).cumsum().astype(np.int64)
-        return Captions(np.asarray(table, dtype=np.int64), np.concatenate(parts), offsets)
+        numbers = {text: number for number, text in enumerate(texts)}
+        return Captions.packed([[numbers.get(text, -1) for text in row] for row in captions], parts, lengths, dim)
+
+    @staticmethod
+    @no_type_check
+    def given(embeds: Sequence[np.ndarray | None], dim: int) -> "Captions":
+        """embeds: (n, dim) of each mesh, None for none; equal ones are kept once."""
+        keys = [None if own is None else str(own.dtype).encode() + own.tobytes() for own in embeds]
+        kept = {key: own for key, own in zip(keys, embeds, strict=True) if key is not None}
+        numbers, parts = {key: number for number, key in enumerate(kept)}, list(kept.values())
+        table = [[numbers.get(key, -1)] for key in keys]
+        return Captions.packed(table, parts, [len(part) for part in parts], dim)
+
+    @staticmethod
+    @no_type_check
+    def packed(table: Sequence[Sequence[int]], parts: Sequence[np.ndarray], lengths: Sequence[int], dim: int):
+        offsets = np.cumsum([0, *lengths], dtype=np.int64)
+        vectors = np.concatenate([np.zeros((0, dim), dtype=np.float16), *parts])
+        return Captions(np.asarray(table, dtype=np.int64), vectors, offsets)
+
+
+def _narrow(vectors: np.ndarray) -> np.ndarray:
+    """As float16 where that loses nothing."""
+    with np.errstate(over="ignore"):
+        half = vectors.astype(np.float16)
+    return half if np.array_equal(half.astype(np.float32), vectors) else vectors
 
 
 @no_type_check
-def wordings(items: Sequence[Any], writer: CaptionWriter | None, count: int, seed: int) -> list[list[str | None]]:
+def wordings(
+    items: Sequence[Mapping[str, str]], writer: CaptionWriter | None, count: int, seed: int
+) -> list[list[str | None]]:
     """For each item `count` captions: by `writer`, or where that is None, what the item says itself, once."""
     if writer is None:
         return [[_plain_text(item)] for item in items]
     return [[writer.caption(item, variant, seed) for variant in range(count)] for item in items]
 
 
-def _plain_text(item: Any) -> str | None:
-    said = described(item)
-    return said["caption"] or said["category"] or None
+def _plain_text(item: Mapping[str, str]) -> str | None:
+    return item["caption"] or (item["category"] if item["category"] not in NO_WORD else None)
 
 
 # category and number of faces
@@ -202,11 +322,9 @@ class Categories:
 
     @staticmethod
     @no_type_check
-    def of(items: Sequence[Any], names: Sequence[str]) -> "Categories":
+    def of(items: Sequence[Mapping[str, str]], names: Sequence[str]) -> "Categories":
         known = {name: number for number, name in enumerate(names)}
-        numbers = np.array([known.get(described(item)["category"], -1) for item in items], dtype=np.int64)
-        if (numbers < 0).all():
-            warnings.warn("no mesh is of a category of the model: it will not learn to follow them", stacklevel=4)
+        numbers = np.array([known.get(item["category"], -1) for item in items], dtype=np.int64)
         return Categories(numbers)
 
 

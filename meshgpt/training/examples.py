@@ -1,7 +1,7 @@
 """What is trained on: numbered examples with sizes and names, whatever they come from."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, no_type_check
@@ -119,9 +119,9 @@ class MeshExamples(Examples):
         """Example `index` as it is in the data set."""
         return as_example(self.dataset[int(index)], int(index), self.data_kwargs)
 
-    def items(self) -> list[Any]:
+    def items(self) -> Iterator[Any]:
         """What the data set itself holds, tuples as dicts by the names of their entries."""
-        return [_named(self.dataset[index], self.data_kwargs) for index in range(len(self))]
+        return (_named(self.dataset[index], self.data_kwargs) for index in range(len(self)))
 
     def get(self, index: int, epoch: int) -> MeshExample:
         example = self.plain(index)
@@ -146,6 +146,7 @@ def as_example(item, index: int, data_kwargs: Sequence[str] = DATA_KWARGS) -> Me
         raise DataError(f"item {index} of the data set is {what}: expected a mesh, or vertices and faces")
     faces = np.asarray(item["faces"])
     text = item.get("texts", item.get("text"))
+    text = text if isinstance(text, str) else None  # tuples of unnamed entries have other things there
     return MeshExample(Mesh(item["vertices"], faces[(faces[:, :3] >= 0).all(axis=1)]), text)
 
 

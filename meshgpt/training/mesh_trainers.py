@@ -57,10 +57,12 @@ class MeshTransformerTrainer(Trainer):
     arguments are those of `MeshAutoencoderTrainer`.
 
     What the model can be asked for is taken from the data: the text and the category of records and items, the number
-    of faces and points of the surface of the mesh itself. captions: a `CaptionWriter` that words the texts differently
-    from epoch to epoch; if not given, the usual one for records of a `MeshDataset`, and other texts stay as they are.
-    clouds: a `CloudAugmentation` that makes the points worse. Validation asks by plain captions, true numbers of faces
-    and clean points.
+    of faces and points of the surface of the mesh itself. `text_embeds` (n, d) of items, a vector for each token and
+    zeros for padding (or a `text_mask` (n,) beside them), stand for their texts; then no encoder is needed.
+
+    captions: a `CaptionWriter` that words the texts differently from epoch to epoch; if not given, the usual one for
+    records of a `MeshDataset`, and other texts stay as they are. clouds: a `CloudAugmentation` that makes the points
+    worse. Validation asks by plain captions, true numbers of faces and clean points.
     """
 
     @no_type_check
