@@ -24,12 +24,18 @@ from meshgpt.mesh.surface import SurfaceReport
 from meshgpt.mesh.topology import orient, topology_report
 from meshgpt.tokenizers.autoencoder import MeshAutoencoder
 from meshgpt.tokenizers.coordinates import CoordinateTokenizer
+from meshgpt.tokenizers.half_edge import HalfEdgeTokenizer
+from meshgpt.tokenizers.patch import PatchTokenizer
+from meshgpt.tokenizers.strip import StripTokenizer
 from meshgpt.tokenizers.tokenizer import MeshTokenizer
 from meshgpt.transformer.generation import GenerationResult
 from meshgpt.transformer.transformer import MeshTransformer
 from meshgpt.wishes import Target, Wishes
 
-TOKENIZERS: dict[str, Any] = {"MeshAutoencoder": MeshAutoencoder, "CoordinateTokenizer": CoordinateTokenizer}
+TOKENIZERS: dict[str, Any] = {
+    kind.__name__: kind
+    for kind in (MeshAutoencoder, CoordinateTokenizer, PatchTokenizer, HalfEdgeTokenizer, StripTokenizer)
+}
 CANDIDATE_STRIDE = 1_000_003  # between the seeds of one mesh's candidates
 BUDGET_TOLERANCE = 0.2  # a mesh has about as many faces as asked for when it misses by no more
 SMALLEST_AREA = 1e-9  # a face with less has its corners on one line; on 1,024 bins the least area else is 1.9e-6

@@ -12,7 +12,13 @@ if TYPE_CHECKING:
     from meshgpt.mesh.mesh import Mesh
     from meshgpt.tokenizers.tokenizer import MeshTokenizer
 
-COORDINATES = "coordinates"
+# Tokenizers that learn nothing, by the names they have here.
+LOSSLESS = {
+    "coordinates": "CoordinateTokenizer",
+    "patches": "PatchTokenizer",
+    "half-edges": "HalfEdgeTokenizer",
+    "strips": "StripTokenizer",
+}
 
 
 def add_inputs(command: argparse.ArgumentParser) -> None:
@@ -62,11 +68,13 @@ def _free_name(path: Path, taken: Iterable[str]) -> str:
 
 
 def named_tokenizer(name: str) -> "MeshTokenizer":
-    """The tokenizer of a run, a folder, a bundled or Hub model; 'coordinates' is the one that learns nothing.
+    """The tokenizer of a run, a folder, a bundled or Hub model, or one of `LOSSLESS`.
 
     Raises `CheckpointError` for a model that is no tokenizer.
     """
+    from meshgpt import tokenizers
     from meshgpt.pipeline import load_tokenizer
-    from meshgpt.tokenizers.coordinates import CoordinateTokenizer
 
-    return CoordinateTokenizer() if name == COORDINATES and not Path(name).exists() else load_tokenizer(name)
+    if name in LOSSLESS and not Path(name).exists():
+        return getattr(tokenizers, LOSSLESS[name])()
+    return load_tokenizer(name)
