@@ -7,6 +7,8 @@ same likelihoods as the old one, and learns from there what conditions mean.
 
 import re
 import typing
+import warnings
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -30,35 +32,42 @@ OUTLETS = (
 def initialise_from(model: MeshTransformer, other: MeshTransformer) -> ImportReport:
     """Copies into `model` all weights of `other` that have the same role and shape; tells what became of each.
 
-    Cross-attention, start, FiLM and budget that `other` lacks add nothing at first: where nothing is asked that `other`
-    does not take, and the stacks are otherwise alike, the likelihoods are the same. Embeddings of categories go by
-    name. Raises `CheckpointError` where no attention layer fits.
+    Cross-attention, start, FiLM, budget and points nearby that `other` lacks add nothing at first: where nothing is
+    asked that `other` does not take, and the stacks are otherwise alike, the likelihoods are the same. Not so in
+    reversible stacks and those with several residual streams, where no layer leaves the others alone; a warning says
+    so. Embeddings of categories go by name. Raises `CheckpointError` where no attention layer fits.
     """
     ours, theirs = _roles(model), _roles(other)
     state, tensors = model.state_dict(), other.state_dict()
-    mapped: dict[str, str] = {}
-    left: dict[str, str] = {}
-    for role, name in theirs.items():
-        reason = _refusal(role, ours, tensors[name], state, model, other)
-        if reason is not None:
-            left[name] = reason
-        elif role == CATEGORIES:
-            _copy_categories(model, other)
-            mapped[name] = role
-        else:
-            state[ours[role]].copy_(tensors[name])
-            mapped[name] = ours[role]
+    reasons = {name: _refusal(role, ours, tensors[name], state, model, other) for role, name in theirs.items()}
+    left = {name: reason for name, reason in reasons.items() if reason is not None}
+    mapped = {name: ours[role] for role, name in theirs.items() if name not in left}
     if not any(".to_q." in name for name in mapped):
         first = next((f": {name} {why}" for name, why in left.items() if ".to_q." in name), "")
         raise CheckpointError(
             f"no attention layer of the other model fits this one{first}; make both of the same sizes"
         )
+    for name, own in mapped.items():
+        if own == CATEGORIES:
+            _copy_categories(model, other)
+        else:
+            state[own].copy_(tensors[name])
     filled = set(mapped.values())
     fresh = {role: name for role, name in ours.items() if name not in filled}
     for role, name in fresh.items():
         if re.fullmatch(OUTLETS, role):
             state[name].zero_()
+    _warn_of_layers_between(model, fresh)
     return ImportReport(mapped, left, tuple(fresh.values()))
+
+
+def _warn_of_layers_between(model: MeshTransformer, fresh: Iterable[str]) -> None:
+    for name, stack in (("coarse", model.coarse), ("fine", model.fine)):
+        mixes = stack.spec.reversible or stack.spec.num_residual_streams > 1
+        if mixes and any(role.startswith(f"{name} cross_attention") for role in fresh):
+            kind = "reversible" if stack.spec.reversible else "of several residual streams"
+            what = f"the {name} stack is {kind}: new cross-attention in it changes what the layers after it read"
+            warnings.warn(f"{what}, so the model does not begin where the other one stands", stacklevel=4)
 
 
 def _roles(model: MeshTransformer) -> dict[str, str]:
