@@ -72,9 +72,10 @@ def named_tokenizer(name: str) -> "MeshTokenizer":
 
     Raises `CheckpointError` for a model that is no tokenizer.
     """
-    from meshgpt import tokenizers
+    if name in LOSSLESS and not Path(name).exists():
+        from meshgpt import tokenizers
+
+        return getattr(tokenizers, LOSSLESS[name])()
     from meshgpt.pipeline import load_tokenizer
 
-    if name in LOSSLESS and not Path(name).exists():
-        return getattr(tokenizers, LOSSLESS[name])()
     return load_tokenizer(name)
