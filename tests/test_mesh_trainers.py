@@ -422,3 +422,12 @@ def test_more_parts_than_files_may_be_open_are_joined(tmp_path, monkeypatch):
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
     assert codes.tolist() == list(range(60)) and offsets.tolist() == list(range(61))
+
+
+def test_a_run_that_goes_on_with_codes_of_another_tokenizer_says_so(tmp_path, autoencoder, small_meshes):
+    torch.manual_seed(1)
+    other = MeshAutoencoder(autoencoder.config)
+    settings = SETTINGS | {"num_train_steps": 1, "checkpoint_folder": str(tmp_path)}
+    MeshTransformerTrainer(transformer(autoencoder), small_meshes, **settings)()
+    with pytest.warns(UserWarning, match=r"1 of .*: tokenizer was [0-9a-f]{12}, is now [0-9a-f]{12}; the run goes on"):
+        MeshTransformerTrainer(transformer(other), small_meshes, **settings).resume()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+from meshgpt.data.augment import Augmentation
 from meshgpt.errors import (
     CheckpointError,
     ConfigError,
@@ -24,6 +26,7 @@ from meshgpt.training import processes as processes_module
 from meshgpt.training.checkpoints import RunCheckpoints
 from meshgpt.training.ema import Ema
 from meshgpt.training.examples import Examples, MeshExample, MeshExamples, MeshView, as_example
+from meshgpt.training.identity import changes, short_hash
 from meshgpt.training.log import RunLog, read_metrics, require_trackers
 from meshgpt.training.processes import on_main, warn_of_missing_processes
 from meshgpt.training.sampler import BatchSampler, share_of_process
@@ -99,6 +102,66 @@ def test_other_settings_are_warned_of_when_resuming(tmp_path):
         toy_trainer(tmp_path, batch_size=5).resume()
 
 
+@pytest.mark.parametrize(
+    ("field", "before", "now"),
+    [
+        ("betas", (0.9, 0.99), (0.9, 0.95)),
+        ("weight_decay", 0.0, 0.1),
+        ("scheduler", "cosine", "wsd"),
+        ("num_train_steps", 10, 20),
+        ("warmup_steps", 0, 2),
+        ("ema_decay", 0.999, 0.99),
+        ("max_grad_norm", 1.0, None),
+        ("weights", None, [1.0] * 21),
+        ("max_faces_per_batch", None, 30),
+    ],
+)
+def test_each_change_of_a_setting_is_named_with_both_values(tmp_path, field, before, now):
+    first = toy_trainer(tmp_path, **{field: before})
+    first._begin()
+    first.train_step(StopSignals())
+    first.save()
+    later = short_hash(np.ones(21)) if field == "weights" else list(now) if isinstance(now, tuple) else now
+    before = list(before) if isinstance(before, tuple) else before
+    with pytest.warns(UserWarning) as caught:
+        toy_trainer(tmp_path, **{field: now}).resume()
+    [warning] = caught
+    what = f"step 1 of {tmp_path}: {field} was {before}, is now {later}; the run goes on, but not as it would have"
+    assert str(warning.message) == what
+
+
+def test_a_run_that_goes_on_takes_the_settings_it_is_given_now(tmp_path):
+    toy_trainer(tmp_path, num_train_steps=2, weight_decay=0.5)()
+    again = toy_trainer(tmp_path, num_train_steps=4, betas=(0.5, 0.6), weight_decay=0.1)
+    with pytest.warns(UserWarning, match=r"weight_decay was 0.5, is now 0.1; betas was \[0.9, 0.99\], is now"):
+        again.resume()
+    again()
+    groups = again.optimizer.param_groups
+    assert [(group["betas"], group["weight_decay"]) for group in groups] == [((0.5, 0.6), 0.1), ((0.5, 0.6), 0.0)]
+
+
+def test_several_changes_are_one_warning_and_those_of_the_model_are_among_them(tmp_path):
+    toy_trainer(tmp_path, num_train_steps=2)()
+    with pytest.warns(UserWarning, match=r"seed was 0, is now 1; model.dropout was 0.0, is now 0.5; the run") as caught:
+        toy_trainer(tmp_path, dropout=0.5, seed=1, log_every=7, num_workers=1).resume()
+    assert len(caught) == 1
+
+
+def test_another_way_to_augment_is_named(tmp_path, tiny_meshes):
+    def flat(mesh, rng):
+        return mesh
+
+    def identity(augment):
+        return MeshExamples(tiny_meshes, MeshView(128, 3, augment)).identity
+
+    none, usual, turned, own = (identity(each) for each in (None, Augmentation(), Augmentation(turns=8), flat))
+    assert changes(usual, turned, 1) == ["augment.turns was 4, is now 8"]
+    assert changes(none, usual, 1) == ["augment was None, is now Augmentation"]
+    [change] = changes(usual, own, 1)
+    assert re.fullmatch(r"augment was Augmentation, is now .*flat \([0-9a-f]{12}\)", change)
+    assert changes(own, identity(flat), 1) == changes(usual, identity(Augmentation()), 1) == []
+
+
 def test_save_and_load_take_a_path(tmp_path):
     first = toy_trainer(tmp_path / "a", num_train_steps=3)
     first()
@@ -120,7 +183,8 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path):
 def test_a_run_without_an_average_can_begin_one_when_it_goes_on(tmp_path):
     toy_trainer(tmp_path, num_train_steps=2, ema_decay=0.0)()
     second = toy_trainer(tmp_path)
-    second.resume()
+    with pytest.warns(UserWarning, match="ema_decay was 0.0, is now 0.999"):
+        second.resume()
     assert equal_weights(weights_of(second.ema_model), weights_of(second.model))
 
 

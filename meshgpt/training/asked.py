@@ -85,6 +85,10 @@ class AskedExamples(Examples):
     def fingerprint(self) -> str:
         return hashlib.sha256(f"{self.tokens.fingerprint} {json.dumps(self.settings)}".encode()).hexdigest()
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {**self.tokens.identity, **super().identity, "conditions": json.dumps(self.settings)}
+
     def get(self, index: int, epoch: int) -> AskedCodes:
         codes, mesh = self.tokens.get(index, epoch), int(self.kept[index])
         faces, entry = len(codes) // self.tokens.face_size, self.tokens.entry(index, epoch)

@@ -20,6 +20,7 @@ from meshgpt.checkpoint import file_sha256, read_tensors, sync_folder, write_ten
 from meshgpt.errors import CheckpointError
 
 STATE_FILE, MANIFEST_FILE = "state.json", "manifest.json"
+SETTINGS = ("betas", "weight_decay")  # of an optimizer, which a run that goes on takes from its present config
 _NAME = re.compile(r"step-(\d{8,})")
 
 
@@ -195,7 +196,7 @@ def _plain(value: Any) -> Any:
 
 @no_type_check
 def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-    """Puts the optimizer back. Raises `CheckpointError` if it has other parameter groups."""
+    """Puts the optimizer back, but for its `SETTINGS`. Raises `CheckpointError` if it has other parameter groups."""
     own = optimizer.state_dict()["param_groups"]
     saved = values["groups"]
     if [group["params"] for group in own] != [group["params"] for group in saved]:
@@ -209,4 +210,6 @@ def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor
         {name: tuple(value) if isinstance(value, list) and name != "params" else value for name, value in group.items()}
         for group in saved
     ]
+    for group, mine in zip(groups, own, strict=True):
+        group |= {name: mine[name] for name in SETTINGS if name in mine}
     optimizer.load_state_dict({"state": state, "param_groups": groups})

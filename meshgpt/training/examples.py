@@ -12,6 +12,7 @@ from meshgpt.data.augment import augmentation_generator
 from meshgpt.errors import DataError
 from meshgpt.mesh.canonical import canonicalize
 from meshgpt.mesh.mesh import Mesh
+from meshgpt.training.identity import described
 
 Augment = Callable[[Mesh, np.random.Generator], Mesh]
 DATA_KWARGS = ("vertices", "faces", "texts")
@@ -48,6 +49,11 @@ class Examples:
     def fingerprint(self) -> str:
         """Differs where the data differ, as far as this can be told without reading all of them."""
         return hashlib.sha256(np.asarray([len(self), *self.sizes.tolist()]).tobytes()).hexdigest()
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a run depends on besides its settings, by name, as JSON values."""
+        return {"data": self.fingerprint}
 
 
 @dataclass(frozen=True)
@@ -97,6 +103,10 @@ class MeshExamples(Examples):
     @property
     def fingerprint(self) -> str:
         return self._measured[1]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {**super().identity, **described("augment", getattr(self.view, "augment", None))}
 
     @cached_property
     def _measured(self) -> tuple[np.ndarray, str]:

@@ -93,15 +93,22 @@ def _is_whole(folder: Path) -> bool:
 class TokenExamples(Examples):
     """Codes of meshes: in epoch e, variant e of each, counting round. `size` of an example is its longest variant's.
 
-    Entry i * num_variants + v holds the codes of variant v of mesh i, `face_size` of them a face.
+    Entry i * num_variants + v holds the codes of variant v of mesh i, `face_size` of them a face. `tokenizer` tells the
+    one that wrote them from others.
     """
 
     def __init__(
-        self, meshes: MeshExamples, codes: np.ndarray, offsets: np.ndarray, num_variants: int, face_size: int = 1
+        self,
+        meshes: MeshExamples,
+        codes: np.ndarray,
+        offsets: np.ndarray,
+        num_variants: int,
+        face_size: int = 1,
+        tokenizer: str = "",
     ):
         super().__init__(meshes)
         self.meshes, self.codes, self.offsets, self.num_variants = meshes, codes, offsets, num_variants
-        self.face_size = face_size
+        self.face_size, self.tokenizer = face_size, tokenizer
         self.lengths = np.diff(offsets).reshape(len(meshes), num_variants)
         self.kept = np.arange(len(meshes))
 
@@ -142,6 +149,11 @@ class TokenExamples(Examples):
             f"{self.meshes.fingerprint} {self.num_variants}".encode() + self.kept.tobytes()
         ).hexdigest()
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        own = {"num_variants": self.num_variants, "tokenizer": self.tokenizer[:12]}
+        return {**self.meshes.identity, **super().identity, **own}
+
 
 @no_type_check
 def tokenized(
@@ -162,7 +174,8 @@ def tokenized(
         return [rows.get(number, np.zeros(0, dtype=np.int32)) for number in numbers]
 
     codes, offsets = cache.get(key, len(meshes) * num_variants, entry)
-    examples = TokenExamples(meshes, codes, offsets, num_variants, getattr(tokenizer, "tokens_per_face", None) or 1)
+    face_size = getattr(tokenizer, "tokens_per_face", None) or 1
+    examples = TokenExamples(meshes, codes, offsets, num_variants, face_size, tokenizer_key(tokenizer))
     examples.leave_out(longest if longest is not None else int(examples.lengths.max(initial=1)))
     return examples
 
@@ -188,12 +201,22 @@ def _batches(meshes: MeshExamples, numbers: range, num_variants: int) -> Iterato
 @no_type_check
 def token_key(tokenizer: MeshTokenizer, meshes: MeshExamples, num_variants: int) -> str:
     """A hash that changes with the tokenizer's weights and config, the data, the view of them, seed and variants."""
+    seed = meshes.seed if num_variants > 1 or getattr(meshes.view, "augment", None) is not None else None
+    return _key(tokenizer, [meshes.fingerprint, described_by_content(meshes.view), num_variants, seed])
+
+
+@no_type_check
+def tokenizer_key(tokenizer: MeshTokenizer) -> str:
+    """A hash that changes with the tokenizer's weights and config."""
+    return _key(tokenizer, [])
+
+
+@no_type_check
+def _key(tokenizer: MeshTokenizer, more: list[Any]) -> str:
     digest = hashlib.sha256()
     config = getattr(tokenizer, "config", None)
-    described = [type(tokenizer).__name__, config.to_dict() if isinstance(config, Config) else repr(vars(tokenizer))]
-    described += [meshes.fingerprint, described_by_content(meshes.view), num_variants]
-    described += [meshes.seed if num_variants > 1 or getattr(meshes.view, "augment", None) is not None else None]
-    digest.update(json.dumps(described).encode())
+    own = [type(tokenizer).__name__, config.to_dict() if isinstance(config, Config) else repr(vars(tokenizer))]
+    digest.update(json.dumps(own + more).encode())
     if isinstance(tokenizer, nn.Module):
         for name, tensor in tokenizer.state_dict().items():
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, no_type_check
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -19,6 +20,7 @@ from meshgpt.errors import ConfigError, NonFiniteLossError, TrainingError
 from meshgpt.training.checkpoints import RunCheckpoints, RunState, read_checkpoint, write_checkpoint
 from meshgpt.training.ema import Ema
 from meshgpt.training.examples import Examples
+from meshgpt.training.identity import INDIFFERENT, changes, described, short_hash
 from meshgpt.training.loader import BatchLoader, LoadedBatch
 from meshgpt.training.log import RunLog
 from meshgpt.training.meter import Meter
@@ -325,9 +327,11 @@ class Trainer:
 
     def _identity(self) -> dict[str, Any]:
         """What must be equal for a run to go on exactly as it would have."""
-        names = ("seed", "batch_size", "max_faces_per_batch", "grad_accum_every", "learning_rate", "mixed_precision")
-        identity = {name: getattr(self.config, name) for name in names}
-        return {**identity, "processes": self.accelerator.num_processes, "data": self.examples.fingerprint}
+        settings = {name: value for name, value in self.config.to_dict().items() if name not in INDIFFERENT}
+        settings["mixed_precision"] = self.accelerator.mixed_precision
+        settings["processes"] = self.accelerator.num_processes
+        settings["weights"] = None if self.weights is None else short_hash(np.asarray(self.weights, dtype=float))
+        return {**settings, **described("model", getattr(self.model, "config", None)), **self.examples.identity}
 
     def resume(self) -> bool:
         """Goes back to the newest whole checkpoint of this run's folder; False where there is none yet."""
@@ -350,11 +354,9 @@ class Trainer:
     @no_type_check
     def _restore(self, state: RunState, where: str) -> None:
         self.parts.unpack(state, where)
-        for name, value in self._identity().items():
-            before = state.values["run"].get(name)
-            if before != value:
-                what = f"{where}: {name} was {before}, is now {value}"
-                warnings.warn(f"{what}; the run goes on, but not as it would have", stacklevel=3)
+        what = changes(state.values["run"], self._identity(), state.step)
+        if what:
+            warnings.warn(f"{where}: {'; '.join(what)}; the run goes on, but not as it would have", stacklevel=3)
         self.step, self._resumed = state.step, True
         random_states = state.values["random"]
         if self.accelerator.process_index < len(random_states):
