@@ -62,12 +62,14 @@ def bits_per_face(model: MeshTransformer, rows: list[torch.Tensor], tokens: int)
     return sum(float(out.row_bits.sum()) for out in outputs) / sum(out.num_faces for out in outputs)
 
 
-def run(tokenizer: MeshTokenizer, train: list[Mesh], val: list[Mesh], seconds: float, copy_dim: int) -> dict:
-    torch.manual_seed(0)
+def run(tokenizer: MeshTokenizer, train: list[Mesh], val: list[Mesh], options: argparse.Namespace) -> dict:
+    torch.manual_seed(options.seed)
+    config = {**MODEL, "copy_dim": options.copy_dim, "copy_digit_faces": options.copy_digit_faces}
     train_rows, val_rows = codes_of(tokenizer, train), codes_of(tokenizer, val)
-    model = MeshTransformer(tokenizer, **MODEL, copy_dim=copy_dim)
+    model = MeshTransformer(tokenizer, **config)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.98), weight_decay=0.05)
-    tokens, start, step, epoch, faces = 300 * (tokenizer.tokens_per_face or 1), time.process_time(), 0, 0, 0
+    tokens, step, epoch, faces = 300 * (tokenizer.tokens_per_face or 1), 0, 1000 * options.seed, 0
+    start, seconds = time.process_time(), options.seconds
     while (done := (time.process_time() - start) / seconds) < 1:
         for batch in batches(train_rows, tokens, epoch):
             done = (time.process_time() - start) / seconds
@@ -107,6 +109,9 @@ def main() -> None:
     parser.add_argument("--max-faces", type=int, default=200)
     parser.add_argument("--variants", type=int, default=4, help="augmented forms of each mesh, the plain one included")
     parser.add_argument("--copy-dim", type=int, default=0, help="width of the pointer to earlier vertices, for both")
+    digits = "faces before the current one whose low digits are pointed at; coordinates have one digit"
+    parser.add_argument("--copy-digit-faces", type=int, default=1, help=digits)
+    parser.add_argument("--seed", type=int, default=0, help="of the first weights and of the order of batches")
     parser.add_argument("--only", nargs="*", default=["learned", "coordinates", "spread"])
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -122,8 +127,8 @@ def main() -> None:
         "coordinates": CoordinateTokenizer,
         "spread": spread_codes,
     }
-    report = {name: run(makers[name](), train, val, options.seconds, options.copy_dim) for name in options.only}
-    setting = {"train_meshes": len(train), "val_meshes": len(val), "seconds": options.seconds}
+    report = {name: run(makers[name](), train, val, options) for name in options.only}
+    setting = {"train_meshes": len(train), "val_meshes": len(val), "seconds": options.seconds, "seed": options.seed}
     print(json.dumps({**setting, **report}, indent=1))
 
 

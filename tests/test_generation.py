@@ -68,7 +68,7 @@ def test_cached_and_uncached_logits_agree_at_every_step(options):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["plain", "pointer", "recurrence", "many"])
+@pytest.mark.parametrize("name", ["plain", "pointer", "both pointers", "recurrence", "many"])
 def test_generated_logits_are_those_of_training(name):
     model = lively(ends=-100.0, **OPTIONS[name])
     recorder = Recorder()
@@ -163,7 +163,7 @@ def test_progress_may_be_a_function_of_the_face_and_the_rows():
 # randomness
 
 
-@pytest.mark.parametrize("options", [{}, {"copy_dim": 8}, {"code_digits": 1}])
+@pytest.mark.parametrize("options", [{}, {"copy_dim": 8}, {"copy_digit_faces": 1}, {"code_digits": 1}])
 def test_what_a_seed_gives_does_not_depend_on_its_batch(options):
     model = lively(**options)
     together = model.generate_result(batch_size=4, seed=10, max_faces=8).codes

@@ -32,6 +32,8 @@ OPTIONS = {
     "one head": {"attn_heads": 1, "fine_attn_heads": 1},
     "one digit": {"code_digits": 1},
     "pointer": {"copy_dim": 8},
+    "digit pointer": {"copy_digit_faces": 2},
+    "both pointers": {"copy_dim": 8, "copy_digit_faces": 1},
     "context faces": {"fine_context_faces": 2},
     "recurrence": {"coarse_pre_gateloop_depth": 1, "coarse_post_gateloop_depth": 1, "fine_pre_gateloop_depth": 1},
     "layer list": {
@@ -145,13 +147,48 @@ def test_a_vocabulary_that_is_no_power_of_two_sums_to_one():
     torch.testing.assert_close(nats, -logits.gather(1, codes[:, None])[:, 0])
 
 
-def test_sampling_by_digits_follows_the_joint_distribution():
+NEARBY = torch.tensor([[5, 21, -1, 299, 5]])  # 5 and 21 have the same low digit of 16; 5 comes twice
+
+
+def pointing_head(vocab_size=300, candidates=5):
     torch.manual_seed(0)
-    head = CodeHead(300, 8, 2)
+    head = CodeHead(vocab_size, 8, 2, candidates)
+    with torch.no_grad():
+        for parameter in head.pointer.parameters():
+            parameter.normal_()
+    return head
+
+
+@pytest.mark.parametrize("vocab_size", [300, 512])
+def test_codes_that_point_at_low_digits_nearby_are_a_distribution(vocab_size):
+    head, hidden = pointing_head(vocab_size), torch.randn(4, 8)
+    nearby = torch.cat((NEARBY, NEARBY.flip(1), torch.full((1, 5), -1), torch.randint(0, 300, (1, 5))))
+    may_end = torch.tensor([True, False, True, False])
+    logits = head.logits(hidden, may_end, nearby)
+    torch.testing.assert_close(logits.exp().sum(-1), torch.ones(4))
+    for code in (5, 21, 37, 299):
+        nats = head.nats(hidden, torch.full((4,), code), may_end, nearby)
+        torch.testing.assert_close(nats, -logits[:, code])
+    torch.testing.assert_close(logits[2], head.logits(hidden, may_end)[2])  # nothing nearby: the softmax alone
+
+
+def test_digits_nearby_are_pointed_at_and_more_so_behind_the_same_high_digit():
+    head, hidden = pointing_head(candidates=1), torch.randn(1, 8)
+    with torch.no_grad():
+        head.pointer.to_scores.weight.zero_()
+        head.pointer.to_scores.bias.copy_(torch.tensor([20.0, -20.0]))
+    low = head.logits(hidden, torch.tensor([False]), torch.tensor([[37]]))[0, :288].view(18, 16).softmax(dim=1)
+    assert low[37 // 16, 37 % 16] > 0.99 and low[3, 37 % 16] < 0.9
+
+
+@pytest.mark.parametrize("candidates", [0, 5])
+def test_sampling_by_digits_follows_the_joint_distribution(candidates):
+    torch.manual_seed(0)
+    head = pointing_head() if candidates else CodeHead(300, 8, 2)
     hidden = torch.randn(1, 8).expand(20_000, 8)
-    may_end = torch.ones(20_000, dtype=torch.bool)
-    drawn = head.sample(hidden, torch.rand(20_000, 2, dtype=torch.float64), may_end)
-    expected = head.logits(hidden[:1], may_end[:1]).exp()[0]
+    may_end, nearby = torch.ones(20_000, dtype=torch.bool), NEARBY.expand(20_000, -1) if candidates else None
+    drawn = head.sample(hidden, torch.rand(20_000, 2, dtype=torch.float64), may_end, nearby)
+    expected = head.logits(hidden[:1], may_end[:1], NEARBY if candidates else None).exp()[0]
     found = torch.bincount(drawn, minlength=301) / 20_000
     assert (found - expected).abs().sum() / 2 < 0.09  # the expected distance of 20,000 exact draws is 0.05
 
@@ -474,6 +511,7 @@ def test_defaults_are_a_model_whatever_the_tokens_of_a_face():
         ({"attn_depth": 0}, "attn_depth must be at least 1"),
         ({"fine_attn_depth": 0}, "fine_attn_depth must be at least 1"),
         ({"fine_context_faces": -1}, "fine_context_faces must not be negative"),
+        ({"copy_digit_faces": -1}, "copy_digit_faces must not be negative"),
         ({"code_digits": 3}, "code_digits must be 1 or 2"),
         ({"dropout": 1.0}, "dropout must lie in"),
         ({"ff_mult": 0.0}, "ff_mult must be positive"),

@@ -13,9 +13,8 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from meshgpt.transformer.heads import CodeHead, draw
+from meshgpt.transformer.heads import NEVER, CodeHead, draw
 
-NEVER = -1e4  # in place of -inf, whose gradients are not finite where a row has nothing to point at
 NEAR, DISTANCES = 8, 20  # distances in faces: one by one up to 8, then two classes for each doubling
 
 
@@ -111,30 +110,53 @@ class CopyPointer(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class CopyingHead:
-    """The code head with what can be pointed at now: the same two questions, answered by the mixture."""
+class PointedVertices:
+    """The vertices said so far and their scores, beside the code head's claim."""
 
-    head: CodeHead
     sentinel: Tensor  # (b)
     scores: Tensor  # (b m)
     codes: Tensor  # (b m), what each vertex said would give here
 
+    @property
+    def shares(self) -> Float[Tensor, "b m1"]:
+        """Probabilities of spelling the code (first) and of pointing at each vertex."""
+        return torch.cat((self.sentinel[:, None], self.scores), dim=-1).softmax(dim=-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class CopyingHead:
+    """The code head with what can be pointed at now: the same two questions, answered by the mixture."""
+
+    head: CodeHead
+    nearby: Tensor | None  # (b c), codes whose low digits can be pointed at
+    vertices: PointedVertices | None
+
     def logits(self, hidden: Float[Tensor, "b d"], may_end: torch.Tensor) -> Float[Tensor, "b v"]:
         """log p of every code and, last, of the end."""
-        shares = torch.cat((self.sentinel[:, None], self.scores), dim=-1).softmax(dim=-1)
-        mixed = self.head.logits(hidden, may_end).exp() * shares[:, :1]
-        pointed = torch.where(self.codes < 0, 0.0, shares[:, 1:])
-        return mixed.scatter_add(-1, self.codes.clamp(min=0), pointed).log()
+        spelt = self.head.logits(hidden, may_end, self.nearby)
+        if self.vertices is None:
+            return spelt
+        shares, codes = self.vertices.shares, self.vertices.codes
+        pointed = torch.where(codes < 0, 0.0, shares[:, 1:])
+        return (spelt.exp() * shares[:, :1]).scatter_add(-1, codes.clamp(min=0), pointed).log()
 
     def sample(self, hidden: Float[Tensor, "b d"], uniform: torch.Tensor, may_end: torch.Tensor) -> Int[Tensor, " b"]:
         """One code a row from the mixture as it is; `uniform` (b 2) in [0, 1). First, whether to point and at what."""
-        shares = torch.cat((self.sentinel[:, None], self.scores), dim=-1).double().softmax(dim=-1)
-        plain, first = shares[:, 0], uniform[:, 0]
+        if self.vertices is None:
+            return self.head.sample(hidden, uniform, may_end, self.nearby)
+        shares, codes, first = self.vertices.shares.double(), self.vertices.codes, uniform[:, 0]
         index = draw(shares.log(), first)
-        rest = torch.stack(((first / plain).clamp(max=1 - 1e-12), uniform[:, 1]), dim=-1)
-        spelt = self.head.sample(hidden, rest, may_end)
-        pointed = self.codes.gather(-1, (index - 1).clamp(min=0)[:, None]).squeeze(-1) if self.codes.shape[1] else spelt
+        rest = torch.stack(((first / shares[:, 0]).clamp(max=1 - 1e-12), uniform[:, 1]), dim=-1)
+        spelt = self.head.sample(hidden, rest, may_end, self.nearby)
+        pointed = codes.gather(-1, (index - 1).clamp(min=0)[:, None]).squeeze(-1) if codes.shape[1] else spelt
         return torch.where(index == 0, spelt, pointed)
+
+
+def codes_nearby(before: Int[Tensor, "b p t"], said: Int[Tensor, "b t"], place: int, levels: int) -> Int[Tensor, "b c"]:
+    """The codes of the same level in the faces `before` and in earlier corners of a face; -1 where there is none."""
+    own = said[:, place % levels : place : levels]
+    own = F.pad(own, (0, said.shape[1] // levels - 1 - own.shape[1]), value=-1)
+    return torch.cat((rearrange(before[..., place % levels :: levels], "b p k -> b (p k)"), own), dim=1)
 
 
 def _distance_class(distance: Tensor) -> Tensor:

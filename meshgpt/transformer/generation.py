@@ -92,6 +92,7 @@ class CachedReader:
         self.before = [padded[rows, self.counts + index] for index in range(past)]
         self.memory = self._read_memory(rearrange(model.slots(embedded, plans[:, :-1]), "b nf t d -> b (nf t) d"))
         self.vertices = model.vertices_said(faces, embedded, plans)
+        self.last = model.faces_before(faces, rows, self.counts)
         self.start_face()
 
     def _read_memory(self, sequence: Float[Tensor, "b n d"]) -> list[Tensor]:
@@ -122,9 +123,10 @@ class CachedReader:
         return self.model.fine.step(torch.cat((*before, x), dim=1), self.fine, context=asked)[:, -1]
 
     def head(self, hidden: Float[Tensor, "b d"], place: int, said: Int[Tensor, "b t"]) -> CodeHead | CopyingHead:
-        return self.model.head_for(hidden, place, said, self.vertices, self.counts)
+        return self.model.head_for(hidden, place, said, self.vertices, self.counts, self.last)
 
     def finish_face(self, faces: Int[Tensor, "b 1 t"]) -> None:
+        self.last = torch.cat((self.last, faces), dim=1)[:, 1:]
         embedded = self.model.embed(faces, self.counts)
         self.before = [*self.before, embedded[:, 0]][1:]
         inputs = self.model.coarse_inputs(faces, embedded)
@@ -137,7 +139,7 @@ class CachedReader:
     def select(self, rows: Int[Tensor, " r"]) -> None:
         self.coarse, self.fine = self.coarse.select(rows), self.fine.select(rows)
         self.context = None if self.context is None else self.context.select(rows)
-        self.plan, self.counts = self.plan[rows], self.counts[rows]
+        self.plan, self.counts, self.last = self.plan[rows], self.counts[rows], self.last[rows]
         self.before = [face[rows] for face in self.before]
         self.memory = [state[rows] for state in self.memory]
         self.vertices = None if self.vertices is None else self.vertices.select(rows)
@@ -169,7 +171,8 @@ class UncachedReader:
         return hidden[ends, self.place - 1]
 
     def head(self, hidden: Float[Tensor, "b d"], place: int, said: Int[Tensor, "b t"]) -> CodeHead | CopyingHead:
-        return self.model.head_for(hidden, place, said, self.vertices, self.counts)
+        before = self.model.faces_before(self.faces, torch.arange(len(said), device=said.device), self.counts)
+        return self.model.head_for(hidden, place, said, self.vertices, self.counts, before)
 
     def finish_face(self, faces: Int[Tensor, "b 1 t"]) -> None:
         self.faces[torch.arange(len(faces), device=faces.device), self.counts] = faces[:, 0]

@@ -14,7 +14,7 @@ from meshgpt.transformer.cache import StackCache
 from meshgpt.transformer.cloud_reader import CloudReader
 from meshgpt.transformer.conditioning import Conditioner, Context
 from meshgpt.transformer.config import MeshTransformerConfig
-from meshgpt.transformer.copying import CopyingHead, CopyMemory, CopyPointer
+from meshgpt.transformer.copying import CopyingHead, CopyMemory, CopyPointer, PointedVertices, codes_nearby
 from meshgpt.transformer.features import DistanceBias, FaceFeatures
 from meshgpt.transformer.heads import CodeEmbedding, CodeHead
 from meshgpt.transformer.recurrence import Recurrence
@@ -82,7 +82,8 @@ class FaceWriter(nn.Module):
         self.to_fine = nn.Linear(coarse, fine) if coarse != fine else nn.Identity()
         self.fine_memory = nn.ModuleList(Recurrence(fine) for _ in range(config.fine_pre_gateloop_depth))
         self.fine = Stack(config.fine_stack)
-        self.head = CodeHead(form.vocab_size, fine, config.code_digits)
+        candidates = (config.copy_digit_faces + 1) * form.corners - 1 if config.copy_digit_faces else 0
+        self.head = CodeHead(form.vocab_size, fine, config.code_digits, candidates)
         shape = (form.corners, form.tokens_per_corner, fine, config.copy_dim)
         self.pointer = CopyPointer(*shape) if config.copy_dim else None
 
@@ -102,7 +103,9 @@ class FaceWriter(nn.Module):
         targets = all_targets[group_rows, group_faces]
         predicted = targets >= 0
         may_end = self.may_end.expand(len(targets), -1)
-        nats = self.head.nats(hidden[predicted], targets[predicted], may_end[predicted])
+        nearby = self.nearby(self.faces_before(faces, group_rows, group_faces), targets)
+        asked = hidden[predicted], targets[predicted], may_end[predicted]
+        nats = self.head.nats(*asked, None if nearby is None else nearby[predicted])
         if self.pointer is not None:
             memory = self.pointer.remember(faces, embedded, plans[:, 1:])
             plain = nats.new_zeros(targets.shape).masked_scatter(predicted, nats)
@@ -130,10 +133,11 @@ class FaceWriter(nn.Module):
         hidden, group_rows, group_faces = self.hidden(faces, embedded, plans, context)
         memory = self.vertices_said(faces, embedded, plans)
         said = F.pad(faces, (0, 0, 0, 1), value=-1)[group_rows, group_faces]
+        before = self.faces_before(faces, group_rows, group_faces)
         per_place = []
         for place, may_end in enumerate(self.may_end):
             known = None if memory is None else memory.select(group_rows)
-            head = self.head_for(hidden[:, place], place, said, known, group_faces)
+            head = self.head_for(hidden[:, place], place, said, known, group_faces, before)
             per_place.append(head.logits(hidden[:, place], may_end.expand(len(hidden))))
         flat = torch.stack(per_place, dim=1)
         logits = flat.new_zeros(len(codes), faces.shape[1] + 1, self.tokens_per_face, self.vocab_size + 1)
@@ -152,14 +156,35 @@ class FaceWriter(nn.Module):
         said: Int[Tensor, "b t"],
         memory: CopyMemory | None,
         face: Int[Tensor, " b"],
+        before: Int[Tensor, "b p t"],
     ) -> CodeHead | CopyingHead:
-        """What answers for the code at `place` of face number `face`, of which `said` are the codes up to there."""
-        if self.pointer is None or memory is None:
-            return self.head
-        asked = rearrange(hidden, "b d -> b 1 d"), place, rearrange(said, "b t -> b 1 t"), memory, face[:, None]
-        sentinel, scores = self.pointer.scores(*asked)
-        codes = rearrange(memory.codes[..., place % self.form.tokens_per_corner], "b nf k -> b (nf k)")
-        return CopyingHead(self.head, sentinel[:, 0], scores[:, 0], codes)
+        """What answers for the code at `place` of face number `face`, of which `said` are the codes up to there.
+
+        `before`: those of the faces before it, as `faces_before` gives them.
+        """
+        levels, vertices = self.form.tokens_per_corner, None
+        if self.pointer is not None and memory is not None:
+            asked = rearrange(hidden, "b d -> b 1 d"), place, rearrange(said, "b t -> b 1 t"), memory, face[:, None]
+            sentinel, scores = self.pointer.scores(*asked)
+            codes = rearrange(memory.codes[..., place % levels], "b nf k -> b (nf k)")
+            vertices = PointedVertices(sentinel[:, 0], scores[:, 0], codes)
+        nearby = None if self.head.pointer is None else codes_nearby(before, said, place, levels)
+        return self.head if vertices is None and nearby is None else CopyingHead(self.head, nearby, vertices)
+
+    def nearby(self, before: Int[Tensor, "g p t"], said: Int[Tensor, "g t"]) -> Tensor | None:
+        """The codes whose low digits can be pointed at from each place (g t c), where the model points at digits."""
+        if self.head.pointer is None:
+            return None
+        places, levels = range(self.tokens_per_face), self.form.tokens_per_corner
+        return torch.stack([codes_nearby(before, said, place, levels) for place in places], dim=1)
+
+    def faces_before(
+        self, faces: Int[Tensor, "b nf t"], rows: Int[Tensor, " g"], index: Int[Tensor, " g"]
+    ) -> Int[Tensor, "g p t"]:
+        """The codes of the last faces before face `index` of each of `rows`, as many as are pointed at; -1: none."""
+        past = self.config.copy_digit_faces
+        padded = F.pad(faces, (0, 0, past, 0), value=-1)
+        return padded[rows[:, None], index[:, None] + torch.arange(past, device=faces.device)]
 
     @property
     def may_end(self) -> Tensor:
