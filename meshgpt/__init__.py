@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from meshgpt.training.mesh_trainers import MeshTransformerTrainer as MeshTransformerTrainer
     from meshgpt.training.settings import TrainerConfig as TrainerConfig
     from meshgpt.transformer.config import MeshTransformerConfig as MeshTransformerConfig
+    from meshgpt.transformer.infill import Infill as Infill
     from meshgpt.transformer.sampling import Sampling as Sampling
     from meshgpt.transformer.transformer import MeshTransformer as MeshTransformer
 
@@ -74,6 +75,7 @@ _HOMES = {
     "DatasetFromTransforms": "data.folder",
     "GridMesh": "mesh.canonical",
     "HalfEdgeTokenizer": "tokenizers.half_edge",
+    "Infill": "transformer.infill",
     "Mesh": "mesh.mesh",
     "MeshAutoencoder": "tokenizers.autoencoder",
     "MeshAutoencoderConfig": "tokenizers.autoencoder_config",

@@ -17,6 +17,7 @@ from meshgpt.transformer.conditioning import Context
 from meshgpt.transformer.copying import CopyingHead
 from meshgpt.transformer.guidance import Guidance, GuidedHead, Head
 from meshgpt.transformer.heads import CodeHead
+from meshgpt.transformer.infill import Infill
 from meshgpt.transformer.model import FaceWriter
 from meshgpt.transformer.recurrence import Recurrence
 from meshgpt.transformer.sampling import Chooser, Streams
@@ -52,6 +53,7 @@ class Request:
     grammar: OrderGrammar | None = None
     on_face: Callable[[int, int, Tensor], None] | None = None
     on_step: Callable[[int, int], None] | None = None  # (faces of the longest row, rows being written), once a face
+    infill: Infill | None = None  # faces to keep among those written; with no prompt, and with the order's grammar
 
 
 @runtime_checkable
@@ -243,6 +245,8 @@ class _Writing:
         self.reasons = [""] * batch
         self.active = torch.arange(batch, device=model.device)
         self.streams = Streams(sampling.seed, batch)
+        infill = request.infill
+        self.filling = None if infill is None else infill.begin(self.limit // self.tokens, model.device)
         whole = self.lengths // self.tokens
         faces = rearrange(prompt[:, : int(whole.max()) * self.tokens], "b (nf t) -> b nf t", t=self.tokens)
         faces = faces.masked_fill(
@@ -290,10 +294,13 @@ class _Writing:
         """What the prompts say at this place, and where they say nothing, what the model does after `codes`."""
         hidden = self.reader.read_code(codes)
         may_end = (self.reader.counts >= self.request.chooser.sampling.min_faces) & (place == 0)
+        may_end = may_end if self.filling is None else may_end & self.filling.may_end()
         current = self._current_faces()[:, 0]
         head = self.reader.head(hidden, place, current)
         legal = None if self.request.grammar is None else self.request.grammar.legal(self._last_faces(), current, place)
         chosen = self.request.chooser(head, hidden, uniform, may_end, legal)
+        if self.filling is not None:
+            chosen = self.filling.choose(chosen, current, place, self.reader.counts, self.model.vocab_size)
         return torch.where(current[:, place] >= 0, current[:, place], chosen)
 
     def _last_faces(self) -> Int[Tensor, "b t"]:
@@ -313,6 +320,8 @@ class _Writing:
     def _select(self, rows: Tensor) -> None:
         self.active = self.active[rows]
         self.streams.select(rows.tolist())
+        if self.filling is not None:
+            self.filling.select(rows)
         self.reader.select(rows)
 
     def _keep(self, codes: Tensor, place: int) -> None:
@@ -338,6 +347,8 @@ class _Writing:
             ):
                 if done:
                     self.request.on_face(row, face, codes.clone())
+        if self.filling is not None:
+            self.filling.finish_face(faces[:, 0])
         if not whole.all():
             self._leave(torch.zeros_like(self.active), whole)
         if len(self.active):

@@ -21,6 +21,7 @@ from meshgpt.transformer.config import MeshTransformerConfig
 from meshgpt.transformer.generation import GenerationResult, Request, write
 from meshgpt.transformer.guidance import Guidance
 from meshgpt.transformer.held import Held, as_in_evaluation
+from meshgpt.transformer.infill import infill_prompt
 from meshgpt.transformer.model import FaceForm, TransformerOutput
 from meshgpt.transformer.sampling import Chooser, Sampling
 
@@ -153,10 +154,10 @@ class MeshTransformer(ConditionedWriter, Pretrained):
         prompt: codes (b n) or (b nf*k q), padded -1, rows of any lengths, also within a face. filter_logits_fn(logits,
         **filter_kwargs): sees log-probabilities (b, vocab_size + 1), the end last. Further keywords: the fields of
         `Sampling` (temperature, top_k, top_p, min_p, seed, max_faces, min_faces) and of `Guidance` (cond_scale, ...),
-        those of `conditions_of` (texts, categories, ...), negative_texts, from which guidance leads away, and cache_kv,
-        max_seq_len, progress (True shows a bar; or a function of (face, rows being written)), on_face(row, face, codes)
-        called for each face. Raises `GenerationError`, `CodesError`, and for Ctrl-C `GenerationInterrupted`, with what
-        has been written in `.result`.
+        those of `conditions_of` (texts, categories, ...), negative_texts, from which guidance leads away, infill, an
+        `Infill` of faces to keep among those written, and cache_kv, max_seq_len, progress (True shows a bar; or a
+        function of (face, rows being written)), on_face(row, face, codes) called for each face. Raises
+        `GenerationError`, `CodesError`, and for Ctrl-C `GenerationInterrupted`, with what was written in `.result`.
         """
         options = _split_options(options)
         limit = self.config.max_seq_len if options["max_seq_len"] is None else options["max_seq_len"]
@@ -165,11 +166,13 @@ class MeshTransformer(ConditionedWriter, Pretrained):
                 f"max_seq_len = {limit} must lie in 1 .. {self.config.max_seq_len}, what the model was made for"
             )
         sampling, guidance = _sampling(options["sampling"]), Guidance.from_dict(options["guidance"])
+        prompt, infill = infill_prompt(prompt, options["infill"])
         prompt, conditions = self._rows(prompt, batch_size, options["conditions"])
         prompt = self._checked_prompt(prompt, limit, sampling)
+        infill = infill and infill.checked(self.tokenizer, self._longest(limit, sampling), len(prompt))
         context, guided = self.guided_context(conditions, options["negative_texts"], guidance)
         chooser = Chooser(sampling, filter_logits_fn, tuple((filter_kwargs or {}).items()))
-        grammar = self.tokenizer.grammar if sampling.follow_grammar else None
+        grammar = self.tokenizer.grammar if sampling.follow_grammar or infill is not None else None
         if sampling.follow_grammar and grammar is None:
             kind = type(self.tokenizer).__name__
             raise GenerationError(f"this {kind} has no grammar to follow: leave follow_grammar out")
@@ -186,6 +189,7 @@ class MeshTransformer(ConditionedWriter, Pretrained):
                 grammar,
                 options["on_face"],
                 shown if callable(shown) else _shown_on(bar),
+                infill,
             )
             return write(self, request)
 
@@ -205,8 +209,11 @@ class MeshTransformer(ConditionedWriter, Pretrained):
             prompt = torch.empty(len(conditions), 0, dtype=torch.long, device=self.device)
         return prompt.expand(len(conditions), -1), conditions
 
+    def _longest(self, limit: int, sampling: Sampling) -> int:
+        return limit if sampling.max_faces is None else min(limit, sampling.max_faces * self.tokens_per_face)
+
     def _checked_prompt(self, codes: Tensor, limit: int, sampling: Sampling) -> Tensor:
-        longest = limit if sampling.max_faces is None else min(limit, sampling.max_faces * self.tokens_per_face)
+        longest = self._longest(limit, sampling)
         if codes.shape[1] > longest:
             raise GenerationError(
                 f"a prompt of {codes.shape[1]} codes leaves no room: at most {longest} codes are to be written"
@@ -301,6 +308,7 @@ def _sampling(fields: dict[str, Any]) -> Sampling:
 def _split_options(options: dict[str, Any]) -> dict[str, Any]:
     """The keywords of `generate_result`: its own, "conditions" and "guidance" with theirs, "sampling" with the rest."""
     own = {"cache_kv": True, "max_seq_len": None, "on_face": None, "progress": False, "negative_texts": None}
+    own |= {"infill": None}
     taken = {name: options.pop(name, default) for name, default in own.items()}
     asked = {name: options.pop(name) for name in CONDITION_KEYWORDS if name in options}
     fields = {field.name for field in dataclasses.fields(Guidance)}
