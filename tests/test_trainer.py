@@ -703,8 +703,15 @@ def test_any_form_of_mesh_data_is_understood(tiny_meshes):
 
 @pytest.mark.parametrize("item", ["text", {"vertices": 1}, 7])
 def test_items_that_are_no_mesh_are_named_by_number(item):
-    with pytest.raises(DataError, match="item 3 of the data set is"):
+    with pytest.raises(DataError, match="item 3 is a .*; expected a Mesh"):
         as_example(item, 3)
+
+
+def test_faces_that_are_neither_whole_nor_padding_are_refused_and_other_things_are_no_text():
+    vertices, edges = torch.eye(3), torch.zeros(4, 2)
+    assert as_example((vertices, torch.tensor([[0, 1, 2], [-1, -1, -1]]), edges), 0).text is None
+    with pytest.raises(DataError, match="item 5: face 1"):
+        as_example((vertices, torch.tensor([[0, 1, 2], [0, 1, -1]])), 5)
 
 
 def test_a_data_set_must_have_a_length():

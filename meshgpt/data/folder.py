@@ -41,9 +41,9 @@ class MeshRecords:
 def as_mesh_records(dataset) -> MeshRecords:
     """Any data set with a length and numbered items as a data set of `MeshRecord`s.
 
-    An item is a mesh, a record, a tuple (vertices, faces) or (vertices, faces, text), or a dict with the keys vertices
-    and faces and, if there is one, texts, text or caption; its order plays no part. Faces of padding (-1) are dropped.
-    Raises `DataError` with the number of an item that is none of those.
+    An item is a mesh, something that has one as its `.mesh`, a tuple (vertices, faces) or (vertices, faces, text), or a
+    dict with the keys vertices and faces and, if there is one, texts, text or caption; its order plays no part. Faces
+    of padding (-1) are dropped. Raises `DataError` with the number of an item that is none of those.
     """
     return MeshRecords(dataset)
 
@@ -55,6 +55,8 @@ def as_record(item, index) -> MeshRecord:
         return item
     if isinstance(item, Mesh):
         return MeshRecord(item)
+    if isinstance(getattr(item, "mesh", None), Mesh):
+        return MeshRecord(item.mesh, caption=getattr(item, "caption", None) or "")
     if isinstance(item, Mapping) and {"vertices", "faces"} <= set(item):
         text = next((item[key] for key in TEXT_KEYS if item.get(key) is not None), "")
         known = {name: str(item[name]) for name in FIELDS if item.get(name) is not None}

@@ -9,6 +9,7 @@ from typing import Any, no_type_check
 import numpy as np
 
 from meshgpt.data.augment import augmentation_generator
+from meshgpt.data.folder import TEXT_KEYS, as_record
 from meshgpt.errors import DataError
 from meshgpt.mesh.canonical import canonicalize
 from meshgpt.mesh.mesh import Mesh
@@ -143,24 +144,17 @@ class MeshExamples(Examples):
 
 @no_type_check
 def as_example(item, index: int, data_kwargs: Sequence[str] = DATA_KWARGS) -> MeshExample:
-    """A mesh, a record with `.mesh` and `.caption`, a tuple in the order of `data_kwargs`, or a dict by those names."""
+    """Whatever `data.folder.as_record` takes; of a tuple, the entries are named by `data_kwargs`."""
     if isinstance(item, MeshExample):
         return item
-    if isinstance(item, Mesh):
-        return MeshExample(item)
-    if isinstance(getattr(item, "mesh", None), Mesh):
-        return MeshExample(item.mesh, getattr(item, "caption", None))
-    item = _named(item, data_kwargs)
-    if not isinstance(item, dict) or not {"vertices", "faces"} <= set(item):
-        what = f"keys {sorted(item)}" if isinstance(item, dict) else type(item).__name__
-        raise DataError(f"item {index} of the data set is {what}: expected a mesh, or vertices and faces")
-    faces = np.asarray(item["faces"])
-    text = item.get("texts", item.get("text"))
-    text = text if isinstance(text, str) else None  # tuples of unnamed entries have other things there
-    return MeshExample(Mesh(item["vertices"], faces[(faces[:, :3] >= 0).all(axis=1)]), text)
+    record = as_record(_named(item, data_kwargs), index)
+    return MeshExample(record.mesh, record.caption or None)
 
 
 @no_type_check
 def _named(item, data_kwargs: Sequence[str]) -> Any:
     """A tuple as a dict by the names of its entries; anything else as it is."""
-    return dict(zip(data_kwargs, item, strict=False)) if isinstance(item, (tuple, list)) else item
+    if not isinstance(item, (tuple, list)):
+        return item
+    named = dict(zip(data_kwargs, item, strict=False))  # where nobody named them, something else may stand as the text
+    return {name: value for name, value in named.items() if name not in TEXT_KEYS or isinstance(value, str)}
