@@ -13,6 +13,8 @@ import torch
 from meshgpt import __version__
 from meshgpt.cli.generate import Saved, save_page
 from meshgpt.cli.main import main, parser
+from meshgpt.data.dataset import MeshDataset
+from meshgpt.data.inspect import inspect_dataset
 from meshgpt.errors import (
     CheckpointError,
     CodesError,
@@ -167,7 +169,8 @@ def test_a_folder_becomes_a_data_set_that_can_be_inspected(folder, tmp_path, cap
     sheet = tmp_path / "sheet.png"
     assert main(["data", "inspect", str(built), "-o", str(sheet), "--size", "32"]) == 0
     shown = capsys.readouterr().out
-    assert "3 meshes" in shown and "CC0-1.0       3 ####" in shown and sheet.exists()
+    assert inspect_dataset(MeshDataset(built)).table() in shown and sheet.exists()
+    assert "3 meshes" in shown and "CC0-1.0" in shown and "consistently wound" in shown
 
 
 def test_inspect_of_something_else_is_our_error(tmp_path, capsys):

@@ -1,15 +1,7 @@
 """`meshgpt data build`: a folder of mesh files becomes a data set. `meshgpt data inspect`: what is in one."""
 
 import argparse
-from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from meshgpt.data.dataset import MeshDataset
-
-BAR_WIDTH = 40
 
 
 def add_commands(commands: argparse._SubParsersAction, shared: argparse.ArgumentParser) -> None:
@@ -52,42 +44,11 @@ def run_build(arguments: argparse.Namespace) -> None:
 
 def run_inspect(arguments: argparse.Namespace) -> None:
     from meshgpt.data.dataset import MeshDataset
-    from meshgpt.errors import DataError
-    from meshgpt.mesh.picture import contact_sheet, save_png
+    from meshgpt.data.inspect import dataset_sheet, inspect_dataset
 
     dataset = MeshDataset(arguments.data)
-    if not len(dataset):
-        raise DataError(f"{dataset!r} is empty: there is nothing to show")
-    print("\n".join(described(dataset)))
+    print(f"{dataset.store.path}: {inspect_dataset(dataset).table()}")
     if arguments.show > 0:
-        step = max(1, len(dataset) // arguments.show)
-        shown = [dataset.mesh(index) for index in range(0, len(dataset), step)][: arguments.show]
         out = arguments.out or Path(f"{dataset.store.path.stem}.png")
-        save_png(contact_sheet(shown, size=arguments.size), out)
-        print(f"{len(shown)} of them: {out}")
-
-
-def described(dataset: "MeshDataset") -> Iterator[str]:
-    """Lines of text: totals, then what the meshes are, then how many faces they have."""
-    faces, vertices = dataset.face_counts, dataset.vertex_counts
-    yield f"{dataset.store.path}: {len(dataset)} meshes, {faces.sum()} faces, {vertices.sum()} vertices"
-    captioned = sum(bool(caption) for caption in dataset.column("caption"))
-    yield f"faces a mesh: {faces.min()} to {faces.max()}, {faces.mean():.1f} on average; {captioned} have captions"
-    for column in ("split", "category", "source", "licence"):
-        counts = Counter(dataset.column(column))
-        unnamed = counts.pop("", 0)
-        yield f"{column}: {len(counts)} kinds" + (f", {unnamed} meshes without" if unnamed else "")
-        yield from bars(dict(counts.most_common(12)))
-        if len(counts) > 12:
-            yield f"  ... and {len(counts) - 12} more"
-    powers = Counter(int(count).bit_length() - 1 for count in faces if count)
-    yield "faces"
-    yield from bars({f"{2**power} to {2 ** (power + 1) - 1}": powers[power] for power in sorted(powers)})
-
-
-def bars(counts: dict[str, int]) -> Iterator[str]:
-    """One line for each count, with a bar that is as long as the count is large."""
-    longest = max(counts.values(), default=1)
-    width = max((len(name) for name in counts), default=0)
-    for name, count in counts.items():
-        yield f"  {name:<{width}} {count:7d} {'#' * round(BAR_WIDTH * count / longest)}"
+        dataset_sheet(dataset, out, count=arguments.show, size=arguments.size)
+        print(f"\n{min(arguments.show, len(dataset))} of them: {out}")
