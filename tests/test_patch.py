@@ -265,6 +265,10 @@ def test_ids_of_another_kind_are_refused():
         tokenizer.decode_faces_alone(torch.tensor([[40]]))
     with pytest.raises(MeshError, match="no face of"):
         tokenizer.encode(Mesh(np.zeros((0, 3)), np.zeros((0, 3), dtype=int)))
+    with pytest.raises(CodesError, match="id -3 is out of range: ids are 0 .. 7548"):
+        tokenizer.decode_grid(np.array([40, -3]), "repair")
+    with pytest.raises(MeshError, match="faces of 3 corners on 64 bins do not fit a tokenizer"):
+        tokenizer.encode_grid(grid_of(CORNERS, [(0, 1, 2)], 64))
     with pytest.raises(ConfigError, match="2 .. 1024, got 1"):
         PatchTokenizer(num_discrete_coors=1)
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from meshgpt.config import Config, resolve_config
-from meshgpt.errors import TokenError
+from meshgpt.errors import CodesError, MeshError, TokenError
 from meshgpt.mesh.canonical import GridMesh
 from meshgpt.mesh.mesh import drop_unused_vertices
 from meshgpt.nn.embedding import AXES
@@ -64,6 +64,9 @@ class PatchTokenizer(SequenceTokenizer):
         self.grammar = PatchGrammar(self.layout)
 
     def encode_grid(self, grid: GridMesh) -> np.ndarray:
+        if (grid.num_discrete_coors, grid.faces.shape[1]) != (self.num_discrete_coors, self.corners):
+            has = f"faces of {grid.faces.shape[1]} corners on {grid.num_discrete_coors} bins"
+            raise MeshError(f"{has} do not fit a tokenizer of triangles on {self.num_discrete_coors} bins")
         if len(grid.faces) == 0:
             return np.zeros(0, dtype=np.int64)
         surface = walk.empty_surface(len(grid.vertices), len(grid.faces))
@@ -84,11 +87,14 @@ class PatchTokenizer(SequenceTokenizer):
         return self._read(ids, "raise")[2]
 
     def _read(self, ids: np.ndarray, errors: Errors) -> tuple[np.ndarray, walk.Surface, np.ndarray]:
+        wrong = np.flatnonzero((ids < 0) | (ids >= self.vocab_size))
+        if len(wrong):
+            raise CodesError(f"id {ids[wrong[0]]} is out of range: ids are 0 .. {self.vocab_size - 1}")
         vertices, surface = np.empty((len(ids), 3), dtype=np.int64), walk.empty_surface(len(ids), len(ids))
         gates = np.full((len(ids), 3, 3), -1, dtype=np.int64)
-        wrong, position = walk.read(self.layout, np.ascontiguousarray(ids), vertices, surface, gates)
-        if wrong != walk.SOUND and errors == "raise":
-            raise TokenError(f"{COMPLAINTS[wrong]}, got {ids[position]}", position)
+        fault, position = walk.read(self.layout, np.ascontiguousarray(ids), vertices, surface, gates)
+        if fault != walk.SOUND and errors == "raise":
+            raise TokenError(f"{COMPLAINTS[fault]}, got {ids[position]}", position)
         return vertices, surface, gates
 
 
