@@ -1,6 +1,6 @@
 """Meshes among the words of a language model: captions and meshes in one sequence of ids, and back.
 
-python examples/09_mesh_tokens_in_a_language_model.py [--tokenizer strip] [--context 200]
+python examples/09_mesh_tokens_in_a_language_model.py [--tokenizer patch] [--context 60]
 
 The language model's tokenizer is a small one, trained here on the captions of the bundled sample; any of `tokenizers`
 or `transformers` takes its place. Needs the package tokenizers: pip install 'meshgpt[text]'
@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 import meshgpt
 
 KINDS = {
+    "patch": meshgpt.PatchTokenizer,
     "strip": meshgpt.StripTokenizer,
     "half-edge": meshgpt.HalfEdgeTokenizer,
     "coordinates": meshgpt.CoordinateTokenizer,
@@ -20,8 +21,8 @@ KINDS = {
 }
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("--tokenizer", choices=KINDS, default="strip")
-parser.add_argument("--context", type=int, default=200, help="the most tokens that a chunk may have")
+parser.add_argument("--tokenizer", choices=KINDS, default="patch")
+parser.add_argument("--context", type=int, default=60, help="the most tokens that a chunk may have")
 arguments = parser.parse_args()
 
 data = meshgpt.MeshDataset("tiny")

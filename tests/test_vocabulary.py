@@ -15,6 +15,7 @@ from meshgpt.mesh.canonical import canonicalize
 from meshgpt.tokenizers.autoencoder import MeshAutoencoder
 from meshgpt.tokenizers.coordinates import CoordinateTokenizer
 from meshgpt.tokenizers.half_edge import HalfEdgeTokenizer
+from meshgpt.tokenizers.patch import PatchTokenizer
 from meshgpt.tokenizers.strip import StripTokenizer
 from meshgpt.tokenizers.vocabulary import MeshPart, MeshVocabulary
 
@@ -32,6 +33,7 @@ KINDS = {
     "quads": lambda: CoordinateTokenizer(quads=True),
     "half-edges": HalfEdgeTokenizer,
     "strips": StripTokenizer,
+    "patches": PatchTokenizer,
     "learned": learned,
 }
 
