@@ -127,6 +127,7 @@ def written(
         batch_size=given.batch_size,
         max_faces=given.max_faces,
         temperature=given.temperature,
+        candidates=1,
         **wishes,
     )
     return [item.mesh for item in items], sum(item.stopped_by == "end" for item in items)
