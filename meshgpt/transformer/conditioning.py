@@ -69,12 +69,11 @@ class Conditioner(nn.Module):
         return Context(tokens, mask, vector, budget, self._cloud(conditions))
 
     def _cloud(self, conditions: Conditions) -> Cloud | None:
-        """The points themselves, one that is none for rows without a cloud."""
-        if not self.config.local_points:
+        """The points themselves, where the model reads them and there are any."""
+        if not self.config.local_points or conditions.points is None or conditions.point_mask is None:
             return None
-        if conditions.points is None or conditions.point_mask is None or conditions.points.shape[1] == 0:
-            nothing = torch.zeros(len(conditions), 1, 6, device=self.nothing.device)
-            return Cloud(nothing, torch.zeros_like(nothing[..., 0], dtype=torch.bool))
+        if conditions.points.shape[1] == 0:
+            return None
         return Cloud.sorted(conditions.points, conditions.point_mask)
 
     def _part(self, kind: str, conditions: Conditions) -> tuple[Tensor, Tensor] | None:

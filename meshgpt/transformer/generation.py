@@ -84,7 +84,7 @@ class CachedReader:
         rows, past = torch.arange(len(faces), device=model.device), model.config.fine_context_faces
         embedded = model.embed(faces)
         self.coarse = empty_cache(len(faces), model.device)
-        inputs = model.with_starts(model.coarse_inputs(faces, embedded), context)
+        inputs = model.with_starts(model.coarse_inputs(faces, embedded, context), context)
         read = model.coarse_step(inputs, self.coarse, context)
         starts = len(model.start_tokens)
         self.coarse.set_lengths(self.counts + starts)
@@ -131,7 +131,7 @@ class CachedReader:
         self.last = torch.cat((self.last, faces), dim=1)[:, 1:]
         embedded = self.model.embed(faces, self.counts)
         self.before = [*self.before, embedded[:, 0]][1:]
-        inputs = self.model.coarse_inputs(faces, embedded)
+        inputs = self.model.coarse_inputs(faces, embedded, self.context)
         after = self.model.coarse_step(inputs, self.coarse, self.context)
         self.plan = after[:, 0]
         if self.model.pointer is not None and self.vertices is not None:

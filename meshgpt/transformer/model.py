@@ -268,10 +268,12 @@ class FaceWriter(nn.Module):
         """A vector for each place in a face: its corner's and its level's."""
         return rearrange(self.corner_embed + self.level_embed, "k l d -> (k l) d")
 
-    def coarse_inputs(self, faces: Int[Tensor, "b nf t"], embedded: Float[Tensor, "b nf t d"]) -> "CoarseInputs":
-        """The coarse stack's input for each face, from that face alone."""
+    def coarse_inputs(
+        self, faces: Int[Tensor, "b nf t"], embedded: Float[Tensor, "b nf t d"], context: Context | None = None
+    ) -> "CoarseInputs":
+        """The coarse stack's input for each face, from that face alone; `context` tells whether its place matters."""
         tokens = self.to_face(rearrange(embedded, "b nf t d -> b nf (t d)"))
-        reads_cloud = self.conditioner is not None and self.cloud_reader is not None
+        reads_cloud = context is not None and context.cloud is not None
         if self.features is None and self.distance_bias is None and not reads_cloud:
             return CoarseInputs(tokens)
         whole = faces[..., -1] >= 0
@@ -301,7 +303,7 @@ class FaceWriter(nn.Module):
         self, faces: Int[Tensor, "b nf t"], embedded: Float[Tensor, "b nf t d"], context: Context | None = None
     ) -> Float[Tensor, "b nf1 d"]:
         """What the coarse stack says about each next face, from all faces before it: (b, nf + 1, fine width)."""
-        inputs, bias = self.with_starts(self.coarse_inputs(faces, embedded), context), None
+        inputs, bias = self.with_starts(self.coarse_inputs(faces, embedded, context), context), None
         said = torch.arange(inputs.tokens.shape[1], device=faces.device) - (self.config.num_sos_tokens - 1)
         inputs, _ = self.asked(inputs, said.clamp(min=0)[None], context)
         if self.distance_bias is not None and inputs.places is not None:
