@@ -13,7 +13,7 @@ from meshgpt.cli.main import main
 from meshgpt.data.augment import Augmentation
 from meshgpt.data.cached import cache_text_embeds_for_dataset
 from meshgpt.data.pack import MeshRecord
-from meshgpt.errors import ConditionError, DataError, TrainingError
+from meshgpt.errors import ConditionError, ConfigError, DataError, TrainingError
 from meshgpt.mesh.canonical import canonicalize
 from meshgpt.mesh.clouds import CloudAugmentation, PointCloud
 from meshgpt.mesh.mesh import Mesh
@@ -212,27 +212,46 @@ def test_a_run_with_all_conditions_goes_on_bit_for_bit(workers, tmp_path, four):
     assert equal_weights(weights_of(second.ema_model), weights_of(whole.ema_model))
 
 
+TINY = ("dim=[32,24]", "attn_depth=1", "attn_heads=2", "fine_attn_heads=2", "attn_dim_head=16", "max_seq_len=600")
+TINY += ("fine_attn_dim_head=8", "num_point_latents=4", "point_encoder_depth=1", "copy_dim=0", "code_digits=1")
+TINY += ('text_condition_model_types=["spoken"]', "warmup_steps=0", "scheduler=constant", "progress=false")
+TINY += ("batch_size=2", "checkpoint_every=2", "val_every=2", "val_num_batches=1", "log_every=1")
+
+
+def train_by_words(folder, steps, *more, changes=()):
+    """The averaged model of a run by the command line."""
+    words = ["train", "transformer", "tiny", "--out", str(folder), "--preset", "tiny", "--no-augment", "--debug"]
+    words += ["--tokenizer", "coordinates", "--max-faces", "39", *more]
+    words += ["--condition", "text", "category", "faces", "points"]
+    for setting in (*TINY, f"num_train_steps={steps}", *changes):
+        words += ["--set", setting]
+    assert main(words) == 0
+    return MeshTransformer.from_pretrained(folder, CoordinateTokenizer())
+
+
 def test_the_command_line_goes_on_bit_for_bit(tmp_path, capsys):
-    model = ("dim=[32,24]", "attn_depth=1", "attn_heads=2", "fine_attn_heads=2", "attn_dim_head=16")
-    model += ("fine_attn_dim_head=8", "max_seq_len=600", "num_point_latents=4", "point_encoder_depth=1")
-    model += ('text_condition_model_types=["spoken"]', "copy_dim=0", "code_digits=1")
-    times = ("batch_size=2", "checkpoint_every=2", "val_every=2", "val_num_batches=1", "scheduler=constant")
-
-    def train(folder, steps, *more):
-        words = ["train", "transformer", "tiny", "--out", str(tmp_path / folder), "--preset", "tiny", "--no-augment"]
-        words += ["--tokenizer", "coordinates", "--max-faces", "44", "--condition", "text", "category", "faces"]
-        words += ["points", "--debug", *more]
-        for setting in (*model, *times, f"num_train_steps={steps}", "warmup_steps=0", "progress=false"):
-            words += ["--set", setting]
-        assert main(words) == 0
-        return MeshTransformer.from_pretrained(tmp_path / folder, CoordinateTokenizer())
-
-    whole = train("whole", 4)
+    whole = train_by_words(tmp_path / "whole", 4)
     assert whole.config.kinds == ("text", "category", "num_faces", "points") and "plant" in whole.config.categories
-    train("parts", 2)
-    again = train("parts", 4, "--resume")
+    train_by_words(tmp_path / "parts", 2)
+    again = train_by_words(tmp_path / "parts", 4, "--resume")
     assert "step 4" in capsys.readouterr().out
     assert equal_weights(weights_of(again), weights_of(whole))
+
+
+def test_the_command_line_says_how_to_word_captions_and_how_bad_clouds_are(tmp_path, monkeypatch):
+    given, original = [], MeshTransformerTrainer.__init__
+
+    def noting(self, *arguments, **keywords):
+        given.append((keywords["captions"], keywords["clouds"]))
+        original(self, *arguments, **keywords)
+
+    monkeypatch.setattr(MeshTransformerTrainer, "__init__", noting)
+    changes = ("captions.dropout=0.25", "captions.plain=1", "clouds.noise=[0, 0.1]", "clouds.points=[20, 30]")
+    train_by_words(tmp_path / "a", 1, "--no-val", changes=changes)
+    clouds = dataclasses.replace(asked_module.CLOUDS, noise=(0, 0.1), points=(20, 30))
+    assert given == [(CaptionWriter(dropout=0.25, plain=1), clouds)]
+    with pytest.raises(ConfigError, match="did you mean 'captions.dropout'"):
+        train_by_words(tmp_path / "b", 1, changes=("captions.dropot=0.25",))
 
 
 def test_a_run_that_is_asked_otherwise_goes_on_with_a_warning(tmp_path, pairs):
@@ -242,8 +261,13 @@ def test_a_run_that_is_asked_otherwise_goes_on_with_a_warning(tmp_path, pairs):
     run(pairs)()
     assert run(pairs).resume()
     changed = [{**item, "texts": "another " + item["texts"]} for item in pairs]
-    for other in (run(changed), run(pairs, captions=CaptionWriter()), run(pairs, clouds=CloudAugmentation())):
-        with pytest.warns(UserWarning, match="data was .* the run goes on, but not as it would have"):
+    others = {
+        "words was [0-9a-f]+, is now [0-9a-f]+; the run goes on": run(changed),
+        "captions was None, is now CaptionWriter; the run goes on": run(pairs, captions=CaptionWriter()),
+        r"clouds.points was \[256, 1024\], is now \[512, 2048\]; the run": run(pairs, clouds=CloudAugmentation()),
+    }
+    for message, other in others.items():
+        with pytest.warns(UserWarning, match=message):
             other.resume()
 
 
@@ -472,5 +496,9 @@ def test_what_cannot_be_asked_is_refused(tmp_path, pairs):
         asked_of(tmp_path, EACH["points"], pairs, clouds=CloudAugmentation(turns=4))
     with pytest.raises(TrainingError, match="captions would reword texts that this data set gives as text_embeds"):
         asked_of(tmp_path, EACH["text"], embedded(pairs), captions=CaptionWriter())
+    with pytest.raises(TrainingError, match="captions for a model that takes no text"):
+        asked_of(tmp_path, EACH["points"], pairs, captions=CaptionWriter())
+    with pytest.raises(TrainingError, match="clouds for a model that takes no points"):
+        trainer(tmp_path, transformer(), pairs, clouds=CloudAugmentation())
     with pytest.raises(ConditionError, match=r"gives 12 numbers a token, the model takes 7 \(dim_text\)"):
         asked_of(tmp_path, {"condition_on_text": True, "dim_text": 7}, pairs)

@@ -20,22 +20,26 @@ def add_changes(command: argparse.ArgumentParser) -> None:
 
 
 def changed(
-    configs: "Sequence[tuple[type[Config], dict[str, Any]]]", arguments: argparse.Namespace
+    configs: "Sequence[tuple[type[Config], dict[str, Any]] | tuple[type[Config], dict[str, Any], str]]",
+    arguments: argparse.Namespace,
 ) -> list[dict[str, Any]]:
     """The keywords of each config with every FIELD=VALUE put where it belongs; the last config that has it counts.
 
+    Fields of a config with a third entry, as in (CaptionWriter, {}, 'captions.'), are written with that before them.
     Raises `ConfigError` for a field that none has.
     """
-    keywords, known = [dict(given) for _, given in configs], {}
-    for (cls, _), own in zip(configs, keywords, strict=True):
-        known |= {field.name: own for field in dataclasses.fields(cls)}
+    keywords = [dict(given) for _, given, *_ in configs]
+    known: dict[str, tuple[dict[str, Any], str]] = {}
+    for (cls, _, *prefix), own in zip(configs, keywords, strict=True):
+        known |= {"".join((*prefix, field.name)): (own, field.name) for field in dataclasses.fields(cls)}
     for change in arguments.changes:
         name, equals, text = change.partition("=")
         if not equals or name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             advice = f"did you mean '{near[0]}'?" if near else f"fields: {', '.join(sorted(known))}"
             raise ConfigError(f"--set {change}: " + (advice if equals else "write FIELD=VALUE"))
-        known[name][name] = value_of(text)
+        own, field = known[name]
+        own[field] = value_of(text)
     return keywords
 
 

@@ -78,7 +78,10 @@ def run_tokenizer(arguments: argparse.Namespace) -> None:
 def run_transformer(arguments: argparse.Namespace) -> None:
     import torch
 
+    from meshgpt.mesh.clouds import CloudAugmentation
     from meshgpt.pipeline import MeshPipeline
+    from meshgpt.text.captions import CaptionWriter
+    from meshgpt.training.asked import CLOUDS
     from meshgpt.training.mesh_trainers import MeshTransformerTrainer
     from meshgpt.training.presets import preset
     from meshgpt.training.settings import TrainerConfig
@@ -89,7 +92,9 @@ def run_transformer(arguments: argparse.Namespace) -> None:
     chosen = preset("transformer", arguments.preset)
     data, val = datasets(arguments)
     fields = {**chosen.model, **condition_fields(arguments.condition, data)}
-    training, model = changed(((TrainerConfig, chosen.training), (MeshTransformerConfig, fields)), arguments)
+    configs = ((TrainerConfig, chosen.training), (MeshTransformerConfig, fields))
+    asking = ((CaptionWriter, {}, "captions."), (CloudAugmentation, {}, "clouds."))
+    training, model, captions, clouds = changed((*configs, *asking), arguments)
     tokenizer = named_tokenizer(arguments.tokenizer)
     torch.manual_seed(training.get("seed", 0))
     transformer = MeshTransformer(tokenizer, **model)
@@ -103,6 +108,8 @@ def run_transformer(arguments: argparse.Namespace) -> None:
         weights=weights(data, arguments.balance),
         augment=augmentation(arguments),
         num_variants=1 if arguments.no_augment else chosen.num_variants,
+        captions=CaptionWriter.from_dict(captions) if captions else None,
+        clouds=CloudAugmentation.from_dict({**CLOUDS.to_dict(), **clouds}) if clouds else None,
         checkpoint_folder=str(arguments.out),
         **training,
     )

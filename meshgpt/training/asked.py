@@ -13,6 +13,7 @@ from einops import rearrange
 from jaxtyping import Int
 from torch import Tensor
 
+from meshgpt.config import Config
 from meshgpt.data.pack import MeshRecord
 from meshgpt.errors import ConditionError, DataError, MeshError, TrainingError
 from meshgpt.mesh.canonical import dequantize, quantize
@@ -22,6 +23,7 @@ from meshgpt.text.cache import TextEmbeddingCache
 from meshgpt.text.captions import NO_WORD, CaptionWriter, described
 from meshgpt.tokenizers.tokenizer import MeshTokenizer
 from meshgpt.training.examples import Examples, MeshExamples
+from meshgpt.training.identity import described as identified
 from meshgpt.training.tokens import FACES_AT_ONCE, TokenCache, TokenExamples, token_key
 from meshgpt.transformer.conditions import Conditions, text_conditions
 from meshgpt.transformer.held import as_in_evaluation
@@ -62,11 +64,11 @@ class Asking(Protocol):
 class AskedExamples(Examples):
     """Codes of meshes with what is asked of them, which depends on (seed, epoch, mesh) alone.
 
-    asking: {kind: what asks it}. settings: plain values on which the asking depends.
+    asking: {kind: what asks it}. settings: plain values and configs on which the asking depends.
     """
 
     @no_type_check
-    def __init__(self, tokens: TokenExamples, asking: dict[str, Asking], seed: int, settings: Any):
+    def __init__(self, tokens: TokenExamples, asking: dict[str, Asking], seed: int, settings: dict[str, Any]):
         super().__init__(tokens)
         self.tokens, self.asking, self.seed, self.settings = tokens, asking, seed, settings
 
@@ -83,11 +85,15 @@ class AskedExamples(Examples):
 
     @property
     def fingerprint(self) -> str:
-        return hashlib.sha256(f"{self.tokens.fingerprint} {json.dumps(self.settings)}".encode()).hexdigest()
+        settings = [value.to_dict() if isinstance(value, Config) else value for value in self.settings.values()]
+        return hashlib.sha256(f"{self.tokens.fingerprint} {json.dumps(settings)}".encode()).hexdigest()
 
     @property
     def identity(self) -> dict[str, Any]:
-        return {**self.tokens.identity, **super().identity, "conditions": json.dumps(self.settings)}
+        identity = self.tokens.identity
+        for name in sorted(self.settings.keys() - {"kinds", "categories"}):  # which the model's config has
+            identity |= identified(name, self.settings[name])
+        return identity
 
     def get(self, index: int, epoch: int) -> AskedCodes:
         codes, mesh = self.tokens.get(index, epoch), int(self.kept[index])
@@ -134,9 +140,10 @@ def asked(
     if config.takes("points"):
         most = clouds.points[1]
         asking["points"] = surfaces_of(model.tokenizer, tokens, cache, most, None if exact else clouds)
-    settings = [list(config.kinds), list(config.categories), captions and captions.to_dict(), clouds.to_dict(), exact]
+    settings = {"kinds": list(config.kinds), "categories": list(config.categories)}
+    settings |= {"captions": captions, "clouds": clouds, "exact": exact}
     if told is not None and not (told.of_records and hasattr(tokens.meshes.dataset, "fingerprint")):
-        settings.append(told.digest())  # else the fingerprint of the data set knows
+        settings["words"] = told.digest()  # else the fingerprint of the data set knows
     return AskedExamples(tokens, asking, seed, settings)
 
 

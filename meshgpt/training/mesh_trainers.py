@@ -83,6 +83,11 @@ class MeshTransformerTrainer(Trainer):
         config = resolve_config(TrainerConfig, config, keywords)
         if num_variants > 1 and augment is None:
             raise TrainingError(f"num_variants = {num_variants} needs augment: without it all variants are the same")
+        for name, kind in (("captions", "text"), ("clouds", "points")):
+            if options[name] is not None and not model.config.takes(kind):
+                raise TrainingError(
+                    f"{name} for a model that takes no {kind}: leave them out, or condition it on {kind}"
+                )
         cache = TokenCache(cache_folder or Path(config.checkpoint_folder) / "tokens")
         tokenizer, limit = model.tokenizer, model.config.max_seq_len
         self._face_size = tokenizer.tokens_per_face or 1
