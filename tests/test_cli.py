@@ -379,10 +379,11 @@ def test_settings_of_a_foreign_transformer_come_from_its_file(tmp_path):
         main(words)
 
 
-def test_a_text_prompt_is_refused_with_the_reason(tmp_path, capsys):
-    assert main(["generate", "a wooden chair", "-o", str(tmp_path)]) == 1
+def test_a_text_prompt_is_refused_with_the_reason(runs, tmp_path, capsys):
+    model = str(runs / "m" / "pipeline")
+    assert main(["generate", "a wooden chair", "--model", model, "-o", str(tmp_path)]) == 1
     message = capsys.readouterr().err
-    assert "ConditionError: 'lowpoly' cannot do 'a wooden chair': this model" in message and "no `text`" in message
+    assert f"ConditionError: '{model}' cannot do 'a wooden chair': this model" in message and "no `text`" in message
 
 
 def test_a_page_of_nothing_is_an_error(tmp_path):
