@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from meshgpt.errors import MeshError
-from meshgpt.mesh.mesh import Mesh, join, reverse_winding
+from meshgpt.mesh.mesh import Mesh, distinct_rows, first_occurrences, join, reverse_winding, sort_faces
 
 CUBE = np.array([[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)], dtype=float)
 CUBE_QUADS = np.array([[0, 1, 3, 2], [4, 6, 7, 5], [0, 4, 5, 1], [2, 3, 7, 6], [0, 2, 6, 4], [1, 5, 7, 3]])
@@ -99,6 +99,31 @@ def test_a_quad_with_two_equal_neighbours_becomes_a_triangle():
     mesh = Mesh([[0, 0, 0], [1, 0, 0], [1, 1, 0], [1, 1, 0]], [[0, 1, 2, 3]]).cleaned()
     assert mesh.faces.shape == (1, 4) and mesh.faces[0, 3] == -1
     assert mesh.face_areas == pytest.approx([0.5])
+
+
+@pytest.mark.parametrize("count", [0, 1, 200])
+def test_distinct_rows_are_those_of_numpy(count):
+    rows = np.random.default_rng(0).integers(-2, 3, (count, 3)) * 0.3 + 0.0
+    first, inverse = distinct_rows(rows)
+    expected, places, numbers = np.unique(rows, axis=0, return_index=True, return_inverse=True)
+    assert np.array_equal(rows[first], expected) and np.array_equal(first, places)
+    assert np.array_equal(inverse, numbers.reshape(-1)) and np.array_equal(rows[first][inverse], rows)
+
+
+@pytest.mark.parametrize("low", [-1, 0, -5])
+@pytest.mark.parametrize("high", [4, 2**20, 2**40])
+@pytest.mark.parametrize("corners", [3, 4])
+def test_faces_are_sorted_as_rows_whether_they_fit_into_one_number_or_not(low, high, corners):
+    rng = np.random.default_rng(0)
+    faces = rng.choice([low, 0, 1, high - 1, high], (300, corners))
+    assert np.array_equal(sort_faces(faces), np.lexsort(faces.T[::-1]))
+    expected = np.sort(np.unique(faces, axis=0, return_index=True)[1])
+    assert np.array_equal(first_occurrences(faces), expected)
+
+
+def test_minus_zero_is_zero():
+    mesh = Mesh([[0.0, 0, 0], [-0.0, 0, 0], [1, 0, 0], [0, 1, 0]], [[0, 2, 3], [1, 2, 3]]).cleaned()
+    assert mesh.num_vertices == 3 and mesh.num_faces == 1 and not np.signbit(mesh.vertices).any()
 
 
 def test_joining_keeps_all_parts():

@@ -15,9 +15,9 @@ from torch import Tensor
 from meshgpt.errors import MeshError
 from meshgpt.mesh.mesh import (
     Mesh,
+    differs_from_previous,
     drop_degenerate_faces,
     drop_unused_vertices,
-    first_occurrences,
     rotate_smallest_first,
     sort_faces,
 )
@@ -101,12 +101,16 @@ def canonicalize_grid(bins: np.ndarray, faces: np.ndarray, num_discrete_coors: i
         raise MeshError(f"num_discrete_coors must be at least 2, got {num_discrete_coors}")
     x, y, z = bins.T.astype(np.int64)
     key = (y * num_discrete_coors + z) * num_discrete_coors + x
-    unique, first, inverse = np.unique(key, return_index=True, return_inverse=True)  # sorted: (y, z, x) ascending
-    faces = np.where(faces >= 0, inverse.reshape(-1)[faces], -1)
-    vertices, faces = drop_unused_vertices(bins[first].reshape(len(unique), 3), drop_degenerate_faces(faces))
+    order = np.argsort(key)  # (y, z, x) ascending; of vertices with one key any will do
+    new = differs_from_previous(key[order][:, None])
+    number = np.empty(len(key), dtype=np.int64)
+    number[order] = np.cumsum(new) - 1
+    faces = np.where(faces >= 0, number[faces], -1)
+    vertices, faces = drop_unused_vertices(bins[order[new]], drop_degenerate_faces(faces))
     faces = rotate_smallest_first(faces)
-    faces = faces[first_occurrences(faces)]
-    return GridMesh(vertices.astype(np.int64), faces[sort_faces(faces)], num_discrete_coors)
+    faces = faces[sort_faces(faces)]
+    faces = faces[differs_from_previous(faces)]
+    return GridMesh(vertices.astype(np.int64), faces, num_discrete_coors)
 
 
 def is_canonical(vertices: np.ndarray, faces: np.ndarray) -> bool:
