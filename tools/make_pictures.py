@@ -1,0 +1,62 @@
+"""The pictures of the README, made by the bundled model: meshes from texts, light meshes for dense ones, completions.
+
+    python tools/make_pictures.py --out docs/images
+
+Needs the extras [pictures], [text] and [mesh]. The seeds are fixed: the same weights give the same pictures.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+import meshgpt
+
+TEXTS = ("a crate", "a wooden table", "a bottle", "a fence", "a stone wall", "a tree", "a sword", "a chair")
+FOLLOWED = 4  # validation meshes that are followed
+FACES = (40, 160)
+
+
+def texts(pipe: meshgpt.MeshPipeline, cond_scale: float) -> np.ndarray:
+    written = pipe.generate(list(TEXTS), seed=0, cond_scale=cond_scale)
+    return meshgpt.contact_sheet([item.mesh for item in written], columns=4, titles=TEXTS)
+
+
+def followed(pipe: meshgpt.MeshPipeline, meshes: list[meshgpt.Mesh], cond_scale: float) -> np.ndarray:
+    """Above the shapes, below what was written for points on them, the best of 8."""
+    written = pipe.generate(mesh=meshes, seed=0, candidates=8, cond_scale=cond_scale)
+    captions = [f"{mesh.num_faces} faces" for mesh in meshes] + [f"written: {item.mesh.num_faces}" for item in written]
+    return meshgpt.contact_sheet([*meshes, *(item.mesh for item in written)], columns=len(meshes), titles=captions)
+
+
+def completed(pipe: meshgpt.MeshPipeline, meshes: list[meshgpt.Mesh]) -> np.ndarray:
+    """In each row a mesh, the half that was kept, and two ways to go on."""
+    tiles, titles = [], []
+    for mesh in meshes:
+        grid = meshgpt.canonicalize(mesh.normalized()).mesh()
+        kept = meshgpt.Mesh(grid.vertices, grid.faces[: round(grid.num_faces / 2)])
+        tiles += [mesh, kept, *(item.mesh for item in pipe.complete(mesh, keep=0.5, num_meshes=2, seed=0))]
+        titles += ["a mesh", "kept", "seed 0", "seed 1"]
+    return meshgpt.contact_sheet(tiles, columns=4, titles=titles)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="lowpoly")
+    parser.add_argument("--out", type=Path, default=Path("docs/images"))
+    parser.add_argument("--cond-scale", type=float, default=3.0)
+    parser.add_argument("--point-scale", type=float, default=2.0)
+    options = parser.parse_args()
+    pipe = meshgpt.MeshPipeline.from_pretrained(options.model)
+    val = meshgpt.MeshDataset("cc0-lowpoly").split("val").filter(min_faces=FACES[0], max_faces=FACES[1])
+    chosen = [val.mesh(index) for index in np.linspace(0, len(val) - 1, FOLLOWED + 2).astype(int)]
+    for name, picture in (
+        ("texts", lambda: texts(pipe, options.cond_scale)),
+        ("points", lambda: followed(pipe, chosen[:FOLLOWED], options.point_scale)),
+        ("completion", lambda: completed(pipe, chosen[FOLLOWED:])),
+    ):
+        print(meshgpt.save_png(picture(), options.out / f"{name}.png"))
+
+
+if __name__ == "__main__":
+    main()
