@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -383,6 +384,13 @@ def test_a_mesh_without_area_is_asked_for_without_points(tmp_path, four):
     for examples in (run.examples, run.val_examples):
         assert [bool(examples.get(index, 0).conditions.present("points")) for index in range(2)] == [False, True]
     assert np.isfinite(run()["loss"])
+
+
+def test_the_docs_tell_how_a_model_is_asked():
+    text = (Path(__file__).resolve().parent.parent / "docs" / "training.md").read_text(encoding="utf-8")
+    low, high = asked_module.CLOUDS.points
+    assert f"up to {FACE_JITTER * 100:.0f} % more" in text
+    assert f"{low} to {high} points" in text and f"{high} clean points" in text
 
 
 # embeddings that the data set brings
