@@ -8,8 +8,9 @@
 Prints a table and one JSON object: the share of meshes whose category is the recognizer's first (or among its first 5),
 and whose text is its first (or among its first 5, R@5) of all texts asked for; how many were ended by the model, are
 sound (faces, none of them degenerate or double), and how many faces they have. Beside the rows of each cond_scale stand
-real meshes of val (what a perfect generator would get) and meshes written without any condition, dealt out to the texts
-in turn (what one that does not listen gets). Shares are in per cent, with their 95 % intervals in the JSON.
+real meshes of val, as many a text at most (what a perfect generator would get), and meshes written without any
+condition, dealt out to the texts (what one that does not listen gets). Shares are in per cent, with their 95 %
+intervals in the JSON.
 """
 
 import argparse
@@ -138,7 +139,7 @@ def measure(
 ) -> None:
     """Hands each row of the table to `show` when it is there."""
     val, by_caption = MeshDataset(given.data).train_and_val()[1], given.prompts == "captions"
-    meshes, asked = real_meshes(val, prompts, by_caption)
+    meshes, asked = real_meshes(val, prompts, by_caption, given.meshes)
     follows = text_following(recognizer, meshes, asked, prompts).to_dict()
     show("real meshes", {"meshes": len(meshes), **follows, "ended": 100.0, **soundness(meshes)})
     if given.model is None:

@@ -39,7 +39,7 @@ class RecognizerConfig(Config):
     dim: int = 24  # channels at full resolution; they double with each halving
     dim_hidden: int = 256
     dim_embed: int = 128  # of the space that shapes and texts share
-    dropout: float = 0.25
+    dropout: float = 0.4
 
     def validate(self) -> None:
         self.require(len(self.categories) > 0, "categories", "name at least one")

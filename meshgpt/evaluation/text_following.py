@@ -99,13 +99,21 @@ def category_prompts(dataset: MeshDataset, categories: Sequence[str], count: int
 
 
 @no_type_check
-def real_meshes(dataset: MeshDataset, prompts: Sequence[Prompt], by_caption: bool) -> tuple[list[Mesh], list[int]]:
+def real_meshes(
+    dataset: MeshDataset, prompts: Sequence[Prompt], by_caption: bool, most: int | None = None
+) -> tuple[list[Mesh], list[int]]:
     """The meshes of `dataset` that are what a prompt asks for, by caption and category or by category alone, and which.
 
-    Their figures are what a perfect generator would get.
+    Their figures are what a perfect generator would get. most: of a prompt, so that none weighs more than the others.
     """
     kinds = [(prompt.text if by_caption else "", prompt.category) for prompt in prompts]
     captions, names = dataset.column("caption"), dataset.column("category")
     found = zip(captions if by_caption else [""] * len(dataset), names, strict=True)
     matches = [(index, kinds.index(kind)) for index, kind in enumerate(found) if kind in kinds]
-    return [dataset.mesh(index) for index, _ in matches], [prompt for _, prompt in matches]
+    taken: Counter[int] = Counter()
+    kept = []
+    for index, prompt in matches:
+        taken[prompt] += 1
+        if most is None or taken[prompt] <= most:
+            kept.append((index, prompt))
+    return [dataset.mesh(index) for index, _ in kept], [prompt for _, prompt in kept]
