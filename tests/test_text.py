@@ -40,8 +40,9 @@ def letters(texts):
 
 @pytest.fixture
 def names(monkeypatch):
-    """The registry as it is, and as it was again afterwards."""
-    monkeypatch.setattr(registry, "_ENTRIES", dict(registry._ENTRIES))
+    """The registry as it is without the names that other tests gave, and as it was again afterwards."""
+    own = {name: registry._ENTRIES[name] for name in ("minilm", "t5", "clip", "bge")}
+    monkeypatch.setattr(registry, "_ENTRIES", own)
     monkeypatch.setattr(registry, "_MADE", {})
     return registry._ENTRIES
 

@@ -1,12 +1,14 @@
 """Embeddings on disk: made once for each text, whoever asks, and never mixed up between encoders."""
 
 import pickle
+import types
 
 import numpy as np
 import pytest
 import torch
 
 from meshgpt.errors import CheckpointError, DataError
+from meshgpt.fingerprint import described_by_content
 from meshgpt.text.cache import TextEmbeddingCache
 from meshgpt.text.embedding import CallableEncoder
 
@@ -113,3 +115,12 @@ def test_wrong_requests_are_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="cannot write"):
         TextEmbeddingCache(tmp_path / "file").embed(Noted(), ["a"])
+
+
+def test_what_holds_itself_or_a_module_is_described_and_equal_things_alike():
+    def make(size):
+        thing = types.SimpleNamespace(size=size, library=types)
+        thing.itself, thing.of_it = thing, lambda: thing.size
+        return thing
+
+    assert described_by_content(make(3)) == described_by_content(make(3)) != described_by_content(make(4))
