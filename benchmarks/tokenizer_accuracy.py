@@ -3,7 +3,8 @@
     python benchmarks/tokenizer_accuracy.py                          # the bundled tokenizer on val
     python benchmarks/tokenizer_accuracy.py --leave-out kaykit-dungeon thebasemesh --steps 200   # trained without them
     python benchmarks/tokenizer_accuracy.py --code-bits 14 21 28     # trained anew with so many bits a vertex
-    python benchmarks/tokenizer_accuracy.py --code-bits 28 --code-init random   # and without the anchor of grid codes
+    python benchmarks/tokenizer_accuracy.py --code-bits 28 --code-init random --learning-rate 1e-2 --steps 1500
+                                                                     # and without the anchor of grid codes
 
 Prints one JSON object. Triangle accuracy is the share of faces whose 9 bins are all exact.
 """
@@ -50,11 +51,12 @@ def accuracy(autoencoder: MeshAutoencoder, dataset: MeshDataset) -> dict:
     }
 
 
-def trained(dataset: MeshDataset, steps: int, folder: str, **fields) -> MeshAutoencoder:
+def trained(dataset: MeshDataset, options: argparse.Namespace, folder: str, **fields) -> MeshAutoencoder:
     torch.manual_seed(0)
     tiny = preset("tokenizer", "tiny")
     autoencoder = MeshAutoencoder(**{**tiny.model, **fields})
-    settings = {**tiny.training, "num_train_steps": steps, "checkpoint_folder": folder, "progress": False}
+    settings = {**tiny.training, "num_train_steps": options.steps, "checkpoint_folder": folder, "progress": False}
+    settings |= {} if options.learning_rate is None else {"learning_rate": options.learning_rate}
     trainer = MeshAutoencoderTrainer(autoencoder, dataset, augment=Augmentation(), **settings)
     trainer()
     assert isinstance(trainer.ema_model, MeshAutoencoder)
@@ -69,6 +71,7 @@ def main() -> None:
     parser.add_argument("--code-bits", nargs="*", type=int, default=[], help="train with so many bits a vertex")
     parser.add_argument("--code-init", default="grid", choices=["grid", "random"])
     parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--learning-rate", type=float, help="in place of the preset's")
     parser.add_argument("--runs", default="runs/benchmark-tokenizer")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -76,13 +79,13 @@ def main() -> None:
     val, report = data.split("val"), {}
     if options.leave_out:
         rest = data.filter(sources=sorted(set(data.column("source")) - set(options.leave_out)))
-        model = trained(rest.split("train"), options.steps, f"{options.runs}-left-out")
+        model = trained(rest.split("train"), options, f"{options.runs}-left-out")
         report = {source: accuracy(model, data.filter(sources=[source])) for source in options.leave_out}
     for bits in options.code_bits:
         levels = -(-bits // 14)
         fields = {"num_quantizers": levels, "codebook_size": 2 ** (bits // levels), "code_init": options.code_init}
         fields["entropy_loss_weight"] = 0.01 if options.code_init == "random" else 0.0
-        model = trained(data.split("train"), options.steps, f"{options.runs}-{bits}", **fields)
+        model = trained(data.split("train"), options, f"{options.runs}-{bits}", **fields)
         report[f"{bits} bits"] = accuracy(model, val)
     if not report:
         report = {"val": accuracy(MeshAutoencoder.from_pretrained(options.model), val)}

@@ -45,9 +45,7 @@ class SequenceBlock(nn.Module):
     def __init__(self, dim_in: int, dim_out: int, kernel: int = 3, dropout: float = 0.0):
         super().__init__()
         self.norms = nn.ModuleList([RMSNorm(dim_in), RMSNorm(dim_out)])
-        self.convs = nn.ModuleList(
-            [nn.Conv1d(a, dim_out, kernel, padding=kernel // 2) for a in (dim_in, dim_out)]
-        )
+        self.convs = nn.ModuleList([nn.Conv1d(a, dim_out, kernel, padding=kernel // 2) for a in (dim_in, dim_out)])
         self.dropout = nn.Dropout(dropout)
         self.skip = nn.Identity() if dim_in == dim_out else nn.Linear(dim_in, dim_out, bias=False)
 
