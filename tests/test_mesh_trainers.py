@@ -330,6 +330,20 @@ def test_settings_that_functions_are_bound_to_count():
     assert described_by_content(lock := threading.Lock()) != described_by_content(lock)  # nothing can be told of it
 
 
+def test_functions_that_hold_modules_and_themselves_are_known_too():
+    def make(factor, module):
+        def halved(mesh, rng, depth=0):
+            return module.path and halved(mesh, rng, depth + factor)
+
+        return halved
+
+    known = [json.dumps(described_by_content(make(*of))) for of in ((1, os), (1, os), (2, os), (1, functools))]
+    assert known[0] == known[1] and len(set(known)) == 3
+    held = []
+    held.append(held)
+    assert described_by_content(held) == [["within", 1]]
+
+
 def test_damaged_codes_are_made_again(tmp_path, autoencoder, tiny_dataset, counted):
     data = tiny_dataset[:4]
     good = tokenized(autoencoder, examples_of(data, autoencoder), TokenCache(tmp_path)).get(1, 0)

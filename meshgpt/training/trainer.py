@@ -1,6 +1,7 @@
 """The training loop: the same for every model, on one process or many."""
 
 import contextlib
+import functools
 import math
 import signal
 import time
@@ -331,7 +332,11 @@ class Trainer:
         settings["mixed_precision"] = self.accelerator.mixed_precision
         settings["processes"] = self.accelerator.num_processes
         settings["weights"] = None if self.weights is None else short_hash(np.asarray(self.weights, dtype=float))
-        return {**settings, **described("model", getattr(self.model, "config", None)), **self.examples.identity}
+        return {**settings, **described("model", getattr(self.model, "config", None)), **self._examples_identity}
+
+    @functools.cached_property
+    def _examples_identity(self) -> dict[str, Any]:
+        return self.examples.identity
 
     def resume(self) -> bool:
         """Goes back to the newest whole checkpoint of this run's folder; False where there is none yet."""
