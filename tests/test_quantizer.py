@@ -15,6 +15,7 @@ from meshgpt.tokenizers.quantizer import (
     VectorQuantizer,
     bit_entropy,
     block_distribution,
+    block_means,
     codebook_usage,
     lookup_free_entropy,
 )
@@ -81,7 +82,17 @@ def test_per_sample_entropy_is_exact_for_a_large_codebook_and_the_batch_term_an_
 def test_the_distribution_over_codes_counts_the_first_bit_highest():
     joint = block_distribution(torch.tensor([[0.9, 0.2]]))
     assert torch.allclose(joint, torch.tensor([[0.08, 0.02, 0.72, 0.18]]))
-    assert bit_entropy(torch.tensor(0.5)).item() == pytest.approx(math.log(2))
+    assert bit_entropy(torch.tensor(0.0)).item() == pytest.approx(math.log(2))
+    p = torch.tensor([0.9, 1e-6])
+    torch.testing.assert_close(bit_entropy(p.logit()), -p * p.log() - (1 - p) * (1 - p).log())
+
+
+@pytest.mark.parametrize("bits", [3, 7, 10, 14])
+def test_mean_distributions_are_those_of_blocks_of_seven_bits(bits):
+    probability = torch.rand(30, bits, generator=torch.Generator().manual_seed(0))
+    for block, mean in zip(probability.split(7, dim=1), block_means(probability), strict=True):
+        whole = torch.nn.functional.pad(block, (0, 7 - block.shape[1]))
+        torch.testing.assert_close(mean, block_distribution(whole).mean(dim=0))
 
 
 def _entropy_of_share(rank: int, values: torch.Tensor, path: str) -> None:

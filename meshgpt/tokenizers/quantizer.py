@@ -15,7 +15,7 @@ from meshgpt.tokenizers.autoencoder_config import MeshAutoencoderConfig
 
 READING_SCALE, READING_FLOOR = 6.0, 1e-4  # of grid codes: nats a sign is worth, and the least probability of a bin
 SOFT_LIMIT = 2.0  # values without an anchor are kept within this by a tanh
-ENTROPY_BLOCK_BITS = 5  # the batch entropy is taken over blocks of so many bits: 3 blocks for 16,384 codes
+ENTROPY_BLOCK_BITS = 7  # the batch entropy is taken over blocks of so many bits: 2 blocks for 16,384 codes
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,9 @@ class Quantized:
     entropy_loss: Float[Tensor, ""]
 
 
-def bit_entropy(probability: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Entropy in nats of a coin that falls on one side with this probability."""
-    p = probability.clamp(1e-6, 1 - 1e-6)
-    return -p * p.log() - (1 - p) * (1 - p).log()
+def bit_entropy(logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Entropy in nats of a coin, from the logarithm of its odds."""
+    return nn.functional.softplus(logits) - logits * torch.sigmoid(logits)
 
 
 def block_distribution(probability: Float[Tensor, "n bits"]) -> Float[Tensor, "n codes"]:
@@ -50,16 +49,30 @@ def num_processes() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def mean_over_processes(values: Float[Tensor, "n c"]) -> Float[Tensor, " c"]:
-    """Mean of the rows of all processes, each row counted once; gradients reach every process.
+def mean_over_processes(total: Float[Tensor, "*shape"], count: int) -> Float[Tensor, "*shape"]:
+    """The mean of the `count` things that sum to `total`, and of those of all processes; gradients reach every process.
 
-    All processes must call it, those without rows too. Zeros where none has any.
+    All processes must call it, those without things too. Zeros where none has any.
     """
-    total, count = values.sum(dim=0), values.new_tensor(float(len(values)))
+    number = total.new_tensor(float(count))
     if num_processes() > 1:
         total = all_reduce(total)
-        dist.all_reduce(count)
-    return total / count.clamp(min=1)
+        dist.all_reduce(number)
+    return total / number.clamp(min=1)
+
+
+def block_means(probability: Float[Tensor, "n bits"]) -> Float[Tensor, "blocks codes"]:
+    """The mean distribution, over the rows of all processes, of each block of seven bits; bits that lack are 0.
+
+    The distribution of a block is the outer product of those of its halves, so that its sum over rows is a product of
+    two narrow matrices, and costs little more for many codes than for few.
+    """
+    blocks, half = -(-probability.shape[1] // ENTROPY_BLOCK_BITS), ENTROPY_BLOCK_BITS // 2
+    padded = nn.functional.pad(probability, (0, blocks * ENTROPY_BLOCK_BITS - probability.shape[1]))
+    rows = rearrange(padded, "n (k bits) -> (k n) bits", k=blocks)
+    halves = block_distribution(rows[:, :half]), block_distribution(rows[:, half:])
+    first, second = (rearrange(part, "(k n) c -> k n c", k=blocks) for part in halves)
+    return mean_over_processes(rearrange(first.mT @ second, "k a b -> k (a b)"), len(probability))
 
 
 def lookup_free_entropy(
@@ -68,16 +81,12 @@ def lookup_free_entropy(
     """Mean entropy of each sample's code, and entropy of the batch's mean code (arXiv:2310.05737, Equation 5), in nats.
 
     The probability of a code is a softmax over -(x - c)^2 * inv_temperature. Codes are signs, so it factorises into
-    bits: the first term is a sum over bits, exactly. The second is taken over blocks of five bits: the sum of the
+    bits: the first term is a sum over bits, exactly. The second is taken over blocks of seven bits: the sum of the
     blocks' entropies, exact for independent blocks and an upper bound else. Both cost O(n), whatever the codebook.
     """
-    probability = torch.sigmoid(4 * scale * inv_temperature * values)
-    per_sample = bit_entropy(probability).sum() / max(len(values), 1)
-    batch = values.new_zeros(())
-    for block in probability.split(ENTROPY_BLOCK_BITS, dim=-1):
-        mean = mean_over_processes(block_distribution(block)).clamp(min=1e-9)
-        batch = batch - (mean * mean.log()).sum()
-    return per_sample, batch
+    logits = 4 * scale * inv_temperature * values
+    mean = block_means(torch.sigmoid(logits)).clamp(min=1e-9)
+    return bit_entropy(logits).sum() / max(len(values), 1), -(mean * mean.log()).sum()
 
 
 class LookupFreeQuantizer(nn.Module):

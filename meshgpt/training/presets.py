@@ -27,7 +27,8 @@ def _transformer(
 ) -> Preset:
     model = {"dim": dim, "attn_depth": depth, "attn_heads": heads[0], "fine_attn_heads": heads[1]}
     model |= {"attn_dim_head": dim[0] // heads[0], "fine_attn_dim_head": dim[1] // heads[1]}
-    model |= {"max_seq_len": max_seq_len, "fine_context_faces": 1, "copy_dim": 48, "ff_mult": 2.7}
+    model |= {"max_seq_len": max_seq_len, "fine_context_faces": 1, "ff_mult": 2.7}
+    model |= {"copy_dim": 48, "copy_digit_faces": 1}
     training = {"num_train_steps": steps, "batch_size": 64, "max_faces_per_batch": faces, "learning_rate": rate}
     training |= {"warmup_steps": max(100, steps // 100), "scheduler": "wsd", "decay_fraction": 0.3}
     training |= {"weight_decay": 0.05, "betas": (0.9, 0.98), "ema_decay": 0.998}

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 SMALL_VOCABULARY = 256  # up to here one softmax is cheap
+UNLIKELY = -4.0  # first score of pointing, beside a claim of about 0: a model that is given a pointer hardly changes
 NEVER = -1e4  # in place of -inf, whose gradients are not finite where a row has nothing to point at
 
 
@@ -48,6 +49,7 @@ class DigitPointer(nn.Module):
         self.to_scores = nn.Linear(dim, 2 * candidates)
         self.to_sentinel = nn.Linear(dim, 1)
         nn.init.zeros_(self.to_scores.weight)
+        nn.init.constant_(self.to_scores.bias, UNLIKELY)
 
     def forward(
         self, hidden: Float[Tensor, "... d"], same: Bool[Tensor, "... c"], there: Bool[Tensor, "... c"]
