@@ -1,8 +1,8 @@
 """The command line: every command does its work and says so; errors are one line, with the right status."""
 
 import json
-import re
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
