@@ -273,8 +273,8 @@ class MeshPipeline:
 
     def decoded(self, codes: Tensor) -> Mesh:
         """The same, where it lies in [-1, 1]."""
-        unit = self.tokenizer.tokens_per_face or 1
-        mesh = self.tokenizer.decode(codes[: len(codes) // unit * unit])
+        unit = self.tokenizer.tokens_per_face
+        mesh = self.tokenizer.decode(codes if unit is None else codes[: len(codes) // unit * unit])
         welded = canonicalize(mesh, self.tokenizer.num_discrete_coors).mesh()
         solid = Mesh(*drop_unused_vertices(welded.vertices, welded.faces[welded.face_areas > SMALLEST_AREA]))
         return orient(solid)

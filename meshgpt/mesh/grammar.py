@@ -1,8 +1,10 @@
 """Which next codes can still become a mesh in canonical order, in tensor form."""
 
 from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Bool, Int
 from torch import Tensor
@@ -19,13 +21,29 @@ class LegalCodes:
         """True where a row's code is legal."""
         return (codes >= self.low) & (codes[:, None] != self.banned).all(dim=-1)
 
-    def mask(self, vocab_size: int) -> Bool[Tensor, "b {vocab_size}"]:
-        """True for each legal code."""
+    def mask(self, vocab_size: int) -> Bool[Tensor, "b v1"]:
+        """True for each legal code, and for the end, the last: (b, vocab_size + 1)."""
         codes = torch.arange(vocab_size, device=self.low.device)
         legal = codes >= self.low[:, None]
         rows, columns = (self.banned >= 0).nonzero(as_tuple=True)
         legal[rows, self.banned[rows, columns]] = False
-        return legal
+        return F.pad(legal, (0, 1), value=True)
+
+
+@dataclass(frozen=True)
+class LegalTable:
+    """What may come next, row by row: table (b, vocab_size + 1), the end last."""
+
+    table: Bool[Tensor, "b v1"]
+
+    def allow(self, codes: Int[Tensor, " b"]) -> Bool[Tensor, " b"]:
+        """True where a row's code is legal."""
+        return self.table.gather(1, codes[:, None])[:, 0]
+
+    def mask(self, vocab_size: int) -> Bool[Tensor, "b v1"]:
+        """The table, which must be of so many codes."""
+        assert self.table.shape[1] == vocab_size + 1
+        return self.table
 
 
 @dataclass(frozen=True)
@@ -124,3 +142,46 @@ class OrderGrammar:
                 same &= self._begins_alike(before, now, corner)
             banned.append(torch.where(same, now[:, i, level], -1))
         return torch.stack(banned, dim=-1)
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """Where a sentence stands before each of some tokens, which is hard to see from the tokens before it.
+
+    places: bins (y, z, x) of vertices that the token is said upon, or near; -1 where there is none. faces: whole ones
+    so far.
+    """
+
+    places: Int[Tensor, "*n m 3"]
+    faces: Int[Tensor, "*n"]
+
+
+@runtime_checkable
+class SequenceGrammar(Protocol):
+    """Which tokens may come next so that the sentence stays a valid mesh: batched, and the same work for any data.
+
+    A row to which the end has been said stays as it is, and for it only the end is legal.
+    """
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    def start(self, batch: int, capacity: int, device: Any = None) -> Any:
+        """The `GrammarState` of `batch` empty sentences of at most `capacity` tokens."""
+        ...
+
+    def legal(self, state: Any, room: Int[Tensor, " b"] | None = None) -> Bool[Tensor, "b v"]:
+        """(b, vocab_size + 1), the end last: True for what may come next, at least one in each row.
+
+        The end is legal only where a mesh may end. With `room`, the number of tokens that may still be written, a
+        token is legal only if the mesh can end within it; a sentence begun with enough room never runs out of it.
+        """
+        ...
+
+    def surroundings(self, state: Any) -> Surroundings:
+        """Those of the next token of each row, as the tokenizer's own."""
+        ...
+
+    def advance(self, state: Any, code: Int[Tensor, " b"]) -> Any:
+        """The state after one more legal token in each row; `vocab_size` is the end."""
+        ...

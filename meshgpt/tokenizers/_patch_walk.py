@@ -11,6 +11,7 @@ from meshgpt.tokenizers._compiled import compiled
 
 STATES = 4  # of a face: 1 where another follows at its right side, plus 2 where one follows at its left side
 OPEN_ENDS = 8  # that can be named in one token
+ENDS_TOLD = 4  # of them, whose places are told of what surrounds a token
 HASH_FACTOR = 2654435761  # Knuth's; times a position it stays below 2^63
 
 # What is wrong with a token, as `read` reports it.
@@ -357,10 +358,24 @@ def push_gates(stack, depth, a, b, tip, follow):
 
 @compiled
 @no_type_check
-def read(layout, ids, vertices, surface, gates):
+def tell(vertices, surface, a, b, guess, ends, places):
+    """Puts the places of the ends of a gate, the guess and the newest open ends into `places`, as far as known."""
+    places[2] = guess
+    if a >= 0:
+        places[0] = vertices[a]
+    if b >= 0:
+        places[1] = vertices[b]
+        for k in range(min(open_ends(surface, a, b, ends), ENDS_TOLD)):
+            places[3 + k] = vertices[ends[k]]
+
+
+@compiled
+@no_type_check
+def read(layout, ids, vertices, surface, places, faces):
     """Grows a surface by what the ids say: (what is wrong, the number of tokens before it).
 
-    gates: (n, 3, 3), filled with what each token stands upon: the ends of its gate as far as they are known, the guess.
+    places: (n + 1, 3 + ENDS_TOLD, 3), filled with what surrounds each token and the one to come; see `tell`. faces:
+    (n + 1,), with how many there are before it. Neither has anything behind a fault.
     """
     spots = np.full(2 * len(vertices) + 1, -1, np.int64)
     stack, depth = np.empty((2 * len(ids) + 2, 3), np.int64), 0  # gates: a, b and the vertex opposite
@@ -371,11 +386,8 @@ def read(layout, ids, vertices, surface, gates):
     a, b, block, follow, spot, gated, flipped = -1, -1, -1, 0, 0, False, False
     for n in range(len(ids)):
         code, vertex = ids[n], -1
-        gates[n, 2] = guess
-        if a >= 0:
-            gates[n, 0] = vertices[a]
-        if b >= 0:
-            gates[n, 1] = vertices[b]
+        tell(vertices, surface, a, b, guess, ends, places[n])
+        faces[n] = surface.count[2]
         fault = out_of_place(layout, code, block >= 0, b >= 0, gated, flipped)
         if fault != SOUND:
             return fault, n
@@ -415,4 +427,6 @@ def read(layout, ids, vertices, surface, gates):
             depth -= 1
             a, b = stack[depth, 0], stack[depth, 1]
             guess_opposite(layout, vertices, a, b, stack[depth, 2], guess)
+    tell(vertices, surface, a, b, guess, ends, places[len(ids)])
+    faces[len(ids)] = surface.count[2]
     return SOUND, len(ids)

@@ -55,6 +55,7 @@ class PatchTokenizer(SequenceTokenizer):
     """Vertices said once, faces by their third vertex: see the head of this file. About 1.3 tokens a face."""
 
     config_class, part = PatchTokenizerConfig, "tokenizer"
+    codes_per_step, num_places = 1, 3 + walk.ENDS_TOLD
 
     def __init__(self, config: PatchTokenizerConfig | None = None, **fields):
         self.config = config = resolve_config(PatchTokenizerConfig, config, fields)
@@ -74,28 +75,25 @@ class PatchTokenizer(SequenceTokenizer):
         return walk.write(self.layout, vertices, np.ascontiguousarray(grid.faces), half_edge_links(grid.faces), surface)
 
     def decode_grid(self, ids: np.ndarray, errors: Errors = "raise") -> tuple[np.ndarray, np.ndarray]:
-        vertices, surface, _ = self._read(ids, errors)
+        vertices, surface, _, _ = self._read(ids, errors)
         count, _, num_faces = surface.count
         return drop_unused_vertices(vertices[:count, np.argsort(AXES)], surface.faces[:num_faces])
 
-    def gates(self, ids: np.ndarray) -> np.ndarray:
-        """What each of the ids (n,) is said upon: both ends of its gate and the guess, bins (n, 3, 3) as (y, z, x).
+    def surroundings(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Both ends of the gate, the guess, and the newest open ends; the ends of a gate are -1 until they are said."""
+        return self._read(ids, "raise")[2:]
 
-        Known before the token itself, and hard to see from the tokens before it. -1 for an end that is not said yet,
-        at the first two vertices of a patch. Raises `TokenError` as `decode` does.
-        """
-        return self._read(ids, "raise")[2]
-
-    def _read(self, ids: np.ndarray, errors: Errors) -> tuple[np.ndarray, walk.Surface, np.ndarray]:
+    def _read(self, ids: np.ndarray, errors: Errors) -> tuple[np.ndarray, walk.Surface, np.ndarray, np.ndarray]:
         wrong = np.flatnonzero((ids < 0) | (ids >= self.vocab_size))
         if len(wrong):
             raise CodesError(f"id {ids[wrong[0]]} is out of range: ids are 0 .. {self.vocab_size - 1}")
         vertices, surface = np.empty((len(ids), 3), dtype=np.int64), walk.empty_surface(len(ids), len(ids))
-        gates = np.full((len(ids), 3, 3), -1, dtype=np.int64)
-        fault, position = walk.read(self.layout, np.ascontiguousarray(ids), vertices, surface, gates)
+        places = np.full((len(ids) + 1, self.num_places, 3), -1, dtype=np.int64)
+        faces = np.zeros(len(ids) + 1, dtype=np.int64)
+        fault, position = walk.read(self.layout, np.ascontiguousarray(ids), vertices, surface, places, faces)
         if fault != walk.SOUND and errors == "raise":
             raise TokenError(f"{COMPLAINTS[fault]}, got {ids[position]}", position)
-        return vertices, surface, gates
+        return vertices, surface, places, faces
 
 
 def layout_of(bins: int) -> walk.Layout:

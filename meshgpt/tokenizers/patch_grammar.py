@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from meshgpt.tokenizers._patch_walk import OPEN_ENDS, STATES, Layout
+from meshgpt.mesh.grammar import Surroundings
+from meshgpt.tokenizers._patch_walk import ENDS_TOLD, OPEN_ENDS, STATES, Layout
 from meshgpt.tokenizers.sequence import GrammarState
 
 CHILDREN = (0, 1, 1, 2)  # faces that follow in each state
@@ -87,11 +88,12 @@ class PatchGrammar:
             ended=zeros().bool(),
         )
 
-    def gates(self, state: PatchState) -> Int[Tensor, "b 3 3"]:
-        """What the next token will be said upon: as `PatchTokenizer.gates`."""
-        ends = self._unpacked(state.places.gather(1, state.gate.clamp(min=0)))
-        ends = torch.where(state.gate[..., None] >= 0, ends, -1)
-        return torch.cat((ends, state.guess[:, None]), dim=1)
+    def surroundings(self, state: PatchState) -> Surroundings:
+        ends = open_ends(state)[:, :ENDS_TOLD]
+        vertices = torch.cat((state.gate, ends), dim=1)
+        places = self._unpacked(state.places.gather(1, vertices.clamp(min=0)))
+        places = torch.where(vertices[..., None] >= 0, places, -1)
+        return Surroundings(torch.cat((places[:, :2], state.guess[:, None], places[:, 2:]), dim=1), state.num_faces)
 
     # what may come next
 

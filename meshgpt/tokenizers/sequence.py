@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, Protocol, TypeVar, no_type_check
+from typing import Literal, TypeVar, no_type_check
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from meshgpt.checkpoint import Pretrained
 from meshgpt.data.batch import MeshBatch
 from meshgpt.errors import CodesError
 from meshgpt.mesh.canonical import GridMesh, canonicalize_grid, dequantize, quantize
+from meshgpt.mesh.grammar import SequenceGrammar, Surroundings
 from meshgpt.mesh.mesh import Mesh
 from meshgpt.tokenizers.tokenizer import MeshTokenizer
 
@@ -29,42 +30,25 @@ class GrammarState:
         """The state of some rows, by index or mask."""
         return replace(self, **{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
+    def where(self: State, rows: Bool[Tensor, " b"], other: State) -> State:
+        """This state in `rows`, `other` in the rest."""
+        pairs = {field.name: (getattr(self, field.name), getattr(other, field.name)) for field in fields(self)}
+        return replace(self, **{name: torch.where(_beside(rows, one), one, two) for name, (one, two) in pairs.items()})
 
-class SequenceGrammar(Protocol):
-    """Which tokens may come next so that the sentence stays a valid mesh: batched, and the same work for any data.
 
-    A row to which the end has been said stays as it is, and for it only the end is legal.
-    """
-
-    @property
-    def vocab_size(self) -> int: ...
-
-    def start(self, batch: int, capacity: int, device: Any = None) -> Any:
-        """The `GrammarState` of `batch` empty sentences of at most `capacity` tokens."""
-        ...
-
-    def legal(self, state: Any, room: Int[Tensor, " b"] | None = None) -> Bool[Tensor, "b v"]:
-        """(b, vocab_size + 1), the end last: True for what may come next, at least one in each row.
-
-        The end is legal only where a mesh may end. With `room`, the number of tokens that may still be written, a
-        token is legal only if the mesh can end within it; a sentence begun with enough room never runs out of it.
-        """
-        ...
-
-    def advance(self, state: Any, code: Int[Tensor, " b"]) -> Any:
-        """The state after one more legal token in each row; `vocab_size` is the end."""
-        ...
+def _beside(rows: Tensor, part: Tensor) -> Tensor:
+    return rows.reshape(-1, *[1] * (part.ndim - 1))
 
 
 class SequenceTokenizer(MeshTokenizer, Pretrained):
     """A tokenizer of triangles whose faces share tokens, so that their number a face varies.
 
-    What a subclass writes is `encode_grid` and `decode_grid`; all else follows from them.
+    What a subclass writes is `encode_grid`, `decode_grid` and `surroundings`; all else follows from them.
     """
 
     tokens_per_face = None
     corners = 3
-    grammar: SequenceGrammar | None = None
+    grammar: SequenceGrammar
 
     @abstractmethod
     def encode_grid(self, grid: GridMesh) -> np.ndarray:
@@ -77,6 +61,26 @@ class SequenceTokenizer(MeshTokenizer, Pretrained):
         The beginning of a sentence gives its faces so far. Where no mesh can go on as the ids do, raises `TokenError`,
         or with errors = "repair" gives the faces up to there.
         """
+
+    @abstractmethod
+    def surroundings(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The parts of `Surroundings`, (n + 1, m, 3) and (n + 1,): before each of the ids (n,), and behind the last.
+
+        Raises `TokenError` as `decode` does.
+        """
+
+    def surroundings_of(self, codes: Int[Tensor, "b n"]) -> Surroundings:
+        """Those of rows padded with -1, (b, n + 1, ...); from the end of a row on they stay as they are there."""
+        rows = codes.cpu().numpy().astype(np.int64)
+        places = np.full((len(rows), rows.shape[1] + 1, self.num_places, 3), -1, dtype=np.int64)
+        faces = np.zeros((len(rows), rows.shape[1] + 1), dtype=np.int64)
+        for row, length in enumerate((rows >= 0).sum(axis=1)):
+            places[row, : length + 1], faces[row, : length + 1] = self.surroundings(rows[row, :length])
+            places[row, length + 1 :], faces[row, length + 1 :] = places[row, length], faces[row, length]
+        return Surroundings(torch.from_numpy(places).to(codes.device), torch.from_numpy(faces).to(codes.device))
+
+    def faces_in(self, codes: Int[Tensor, "b n"]) -> Int[Tensor, " b"]:
+        return self.surroundings_of(codes).faces[:, -1]
 
     def codes_from_batch(self, batch: MeshBatch) -> Int[Tensor, "b n"]:
         """Flat ids of each mesh, padded with -1; meshes are brought to canonical order first."""

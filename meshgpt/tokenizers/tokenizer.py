@@ -12,6 +12,7 @@ from torch import Tensor
 from meshgpt.data.batch import MeshBatch, checked_batch
 from meshgpt.errors import CodesError, MeshError
 from meshgpt.mesh.canonical import canonicalize
+from meshgpt.mesh.grammar import Surroundings
 from meshgpt.mesh.mesh import Mesh
 
 
@@ -23,6 +24,8 @@ class MeshTokenizer(ABC):
 
     vocab_size: int
     tokens_per_face: int | None  # None where it varies
+    codes_per_step: int = 0  # what a coarse step reads where `tokens_per_face` varies
+    num_places: int = 0  # that `surroundings_of` tells there
     corners: int  # per face: 3, or 4 with quads
     num_discrete_coors: int
     coordinate_range: tuple[float, float] = (-1.0, 1.0)  # of padded tensors that come in and go out
@@ -41,6 +44,17 @@ class MeshTokenizer(ABC):
     @abstractmethod
     def decode_faces_alone(self, codes: Int[Tensor, "f t"]) -> Float[Tensor, "f k 3"]:
         """Corner coordinates of single faces, each decoded without its neighbours."""
+
+    def faces_in(self, codes: Int[Tensor, "b n"]) -> Int[Tensor, " b"]:
+        """How many whole faces each row of codes, padded with -1, says."""
+        return (codes >= 0).sum(dim=1) // (self.tokens_per_face or 1)
+
+    def surroundings_of(self, codes: Int[Tensor, "b n"]) -> Surroundings:
+        """What surrounds each token of rows padded with -1, and the one to come, (b, n + 1, ...).
+
+        Only where `tokens_per_face` varies; raises `CodesError` elsewhere.
+        """
+        raise CodesError(f"{type(self).__name__} says faces one by one: nothing surrounds a code but its face")
 
     @no_type_check
     def packed(self, vertices, faces, face_edges=None):

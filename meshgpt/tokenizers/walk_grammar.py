@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from meshgpt.mesh.grammar import Surroundings
 from meshgpt.tokenizers.sequence import GrammarState
 
 MARKS, WHOLE = 5, 3  # kinds of marks; vertices of a face
@@ -64,6 +65,11 @@ class WalkGrammar:
             against=nothing,
             ended=nothing,
         )
+
+    def surroundings(self, state: WalkState) -> Surroundings:
+        digits = [state.last // self.bins**power % self.bins for power in (2, 1, 0)]
+        places = torch.where((state.last >= 0)[..., None], torch.stack(digits, dim=-1), -1)
+        return Surroundings(places, state.count)
 
     # what may come next
 

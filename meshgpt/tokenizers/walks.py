@@ -50,6 +50,7 @@ class WalkTokenizer(SequenceTokenizer):
     """
 
     config_class, part = WalkConfig, "tokenizer"
+    codes_per_step, num_places = 4, 3  # about a face; its corners
     alternating: ClassVar[bool]
     marks: ClassVar[tuple[str, ...]]
 
@@ -89,6 +90,15 @@ class WalkTokenizer(SequenceTokenizer):
         unique, faces = np.unique(keys, return_inverse=True)
         y, z, x = (unique // self.num_discrete_coors**power % self.num_discrete_coors for power in (2, 1, 0))
         return np.stack((x, y, z), axis=-1), faces.reshape(-1, 3)
+
+    def surroundings(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The corners of the last whole face, its tip first."""
+        keys, ends, fault, position = read_faces(ids, self.num_discrete_coors, self.alternating)
+        if fault != FINE:
+            raise TokenError(self._complaint(fault, int(ids[position])), position)
+        faces = np.searchsorted(ends, np.arange(len(ids) + 1))
+        places = np.stack([keys // self.num_discrete_coors**power % self.num_discrete_coors for power in (2, 1, 0)], -1)
+        return np.concatenate((np.full((1, 3, 3), -1), places))[faces], faces
 
     def _complaint(self, fault: int, code: int) -> str:
         bins = self.num_discrete_coors

@@ -97,7 +97,8 @@ class AskedExamples(Examples):
 
     def get(self, index: int, epoch: int) -> AskedCodes:
         codes, mesh = self.tokens.get(index, epoch), int(self.kept[index])
-        faces, entry = len(codes) // self.tokens.face_size, self.tokens.entry(index, epoch)
+        entry = self.tokens.entry(index, epoch)
+        faces = self.tokens.faces_of(entry)
         parts: dict[str, Tensor] = {}
         for number, asking in enumerate(self.asking.values()):
             rng = np.random.default_rng((self.seed, epoch, mesh, number))
@@ -408,7 +409,7 @@ def _groups(tokens: TokenExamples, numbers: range) -> list[list[int]]:
     """Entries with codes, in groups that have at most `FACES_AT_ONCE` faces when padded to the longest."""
     groups, longest = [[]], 0
     for number in numbers:
-        faces = int(tokens.offsets[number + 1] - tokens.offsets[number]) // tokens.face_size
+        faces = tokens.faces_of(number)
         if not faces:
             continue
         longest = max(longest, faces)

@@ -90,7 +90,6 @@ class MeshTransformerTrainer(Trainer):
                 )
         cache = TokenCache(cache_folder or Path(config.checkpoint_folder) / "tokens")
         tokenizer, limit = model.tokenizer, model.config.max_seq_len
-        self._face_size = tokenizer.tokens_per_face or 1
 
         def examples(dataset, augment, variants, exact=False) -> "TokenExamples | AskedExamples":
             view = MeshView(tokenizer.num_discrete_coors, tokenizer.corners, augment)
@@ -101,6 +100,8 @@ class MeshTransformerTrainer(Trainer):
             return asked(model, tokens, cache, config.seed, options["captions"], options["clouds"], exact)
 
         training, weights = examples(dataset, augment, num_variants), options["weights"]
+        tokens = getattr(training, "tokens", training)
+        self._codes_per_face = tokens.codes_per_face
         super().__init__(
             model,
             training,
@@ -112,4 +113,4 @@ class MeshTransformerTrainer(Trainer):
         )
 
     def _size_limit(self, faces: int) -> int:
-        return faces * self._face_size
+        return round(faces * self._codes_per_face)

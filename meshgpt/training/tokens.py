@@ -6,6 +6,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, no_type_check
 
@@ -93,8 +94,8 @@ def _is_whole(folder: Path) -> bool:
 class TokenExamples(Examples):
     """Codes of meshes: in epoch e, variant e of each, counting round. `size` of an example is its longest variant's.
 
-    Entry i * num_variants + v holds the codes of variant v of mesh i, `face_size` of them a face. `tokenizer` tells the
-    one that wrote them from others.
+    Entry i * num_variants + v holds the codes of variant v of mesh i. `faces_in` tells how many faces rows of codes
+    (b, n) have. `tokenizer` tells the one that wrote them from others.
     """
 
     def __init__(
@@ -103,12 +104,12 @@ class TokenExamples(Examples):
         codes: np.ndarray,
         offsets: np.ndarray,
         num_variants: int,
-        face_size: int = 1,
+        faces_in: Callable[[Tensor], Tensor],
         tokenizer: str = "",
     ):
         super().__init__(meshes)
         self.meshes, self.codes, self.offsets, self.num_variants = meshes, codes, offsets, num_variants
-        self.face_size, self.tokenizer = face_size, tokenizer
+        self._faces_in, self.tokenizer = faces_in, tokenizer
         self.lengths = np.diff(offsets).reshape(len(meshes), num_variants)
         self.kept = np.arange(len(meshes))
 
@@ -139,6 +140,16 @@ class TokenExamples(Examples):
 
     def codes_of(self, entry: int) -> Tensor:
         return torch.from_numpy(self.codes[self.offsets[entry] : self.offsets[entry + 1]].astype(np.int64))
+
+    def faces_of(self, entry: int) -> int:
+        return int(self._faces_in(self.codes_of(entry)[None]))
+
+    @property
+    def codes_per_face(self) -> float:
+        """On average; where it varies, by some of the entries."""
+        some = range(0, len(self.offsets) - 1, max(1, (len(self.offsets) - 1) // 64))
+        codes, faces = sum(len(self.codes_of(entry)) for entry in some), sum(self.faces_of(entry) for entry in some)
+        return codes / max(faces, 1)
 
     def name(self, index: int) -> str:
         return self.meshes.name(int(self.kept[index]))
@@ -174,10 +185,15 @@ def tokenized(
         return [rows.get(number, np.zeros(0, dtype=np.int32)) for number in numbers]
 
     codes, offsets = cache.get(key, len(meshes) * num_variants, entry)
-    face_size = getattr(tokenizer, "tokens_per_face", None) or 1
-    examples = TokenExamples(meshes, codes, offsets, num_variants, face_size, tokenizer_key(tokenizer))
+    size = tokenizer.tokens_per_face
+    faces_in = tokenizer.faces_in if size is None else partial(_in_pieces_of, size)
+    examples = TokenExamples(meshes, codes, offsets, num_variants, faces_in, tokenizer_key(tokenizer))
     examples.leave_out(longest if longest is not None else int(examples.lengths.max(initial=1)))
     return examples
+
+
+def _in_pieces_of(size: int, codes: Tensor) -> Tensor:
+    return (codes >= 0).sum(dim=1) // size
 
 
 @no_type_check

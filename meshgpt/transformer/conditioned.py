@@ -89,8 +89,7 @@ class ConditionedWriter(FaceWriter):
             wanted = ", ".join(ARGUMENTS[kind] for kind in self.config.kinds)
             raise ConditionError(f"this model learns from conditions, and none is given: pass some of {wanted}")
         if self.config.takes("num_faces") and found.num_faces is None:
-            counts = (codes >= 0).sum(dim=1) // self.tokens_per_face
-            found = dataclasses.replace(found, num_faces=counts.clamp(min=1))
+            found = dataclasses.replace(found, num_faces=self.faces_in(codes).clamp(min=1))
         return found
 
     @typing.no_type_check

@@ -87,6 +87,8 @@ class MeshTransformerConfig(Config):
     fine_context_faces: int = 0  # how many faces before the current one the fine stack reads code by code
     copy_dim: int = 0  # width of the pointer to vertices said before; 0: none
     copy_digit_faces: int = 0  # in how many faces before the current one a low digit is pointed at; 0: in none
+    codes_per_step: int = 0  # that a coarse step reads where faces share codes; 0: as the tokenizer proposes
+    tell_surroundings: bool = True  # there, tells the stacks which vertices a code is said upon
     distance_bias: bool = False  # attention between faces knows their distance, in the sequence and in space
     rotary_pos_emb: bool = True
     abs_pos_emb: bool = False  # a learned vector for each place in the sequence
@@ -145,6 +147,7 @@ class MeshTransformerConfig(Config):
             "fine_context_faces",
             "copy_dim",
             "copy_digit_faces",
+            "codes_per_step",
             "attn_num_mem_kv",
         ):
             self.require(getattr(self, field) >= 0, field, "not be negative")

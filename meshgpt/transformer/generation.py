@@ -11,16 +11,17 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from meshgpt.errors import GenerationInterrupted
-from meshgpt.mesh.grammar import OrderGrammar
+from meshgpt.mesh.grammar import OrderGrammar, SequenceGrammar, Surroundings
 from meshgpt.transformer.cache import empty_cache
 from meshgpt.transformer.conditioning import Context
 from meshgpt.transformer.copying import CopyingHead
 from meshgpt.transformer.guidance import Guidance, GuidedHead, Head
 from meshgpt.transformer.heads import CodeHead
 from meshgpt.transformer.infill import Infill
-from meshgpt.transformer.model import FaceWriter
+from meshgpt.transformer.model import FaceWriter, behind_steps
 from meshgpt.transformer.recurrence import Recurrence
-from meshgpt.transformer.sampling import Chooser, Streams
+from meshgpt.transformer.sampling import Chooser, Legal, Streams
+from meshgpt.transformer.sentences import Sentences
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Request:
     cache_kv: bool = True
     context: Context | None = None  # what is asked of each row; with guidance, of twice as many: then without it
     guidance: Guidance | None = None
-    grammar: OrderGrammar | None = None
+    grammar: OrderGrammar | SequenceGrammar | None = None
     on_face: Callable[[int, int, Tensor], None] | None = None
     on_step: Callable[[int, int], None] | None = None  # (faces of the longest row, rows being written), once a face
     infill: Infill | None = None  # faces to keep among those written; with no prompt, and with the order's grammar
@@ -63,15 +64,15 @@ class Reader(Protocol):
     @property
     def counts(self) -> Int[Tensor, " b"]: ...  # faces read
     def start_face(self) -> None: ...
-    def read_code(self, codes: Tensor | None) -> Float[Tensor, "b d"]:
-        """What to predict the next code from, after `codes`; None asks for a face's first."""
+    def read_code(self, codes: Tensor | None, around: Surroundings | None = None) -> Float[Tensor, "b d"]:
+        """What to predict the next code, surrounded by `around`, from, after `codes`; None asks for a face's first."""
         ...
 
     def head(self, hidden: Float[Tensor, "b d"], place: int, said: Int[Tensor, "b t"]) -> Head:
         """What answers for the code at `place`."""
         ...
 
-    def finish_face(self, faces: Int[Tensor, "b 1 t"]) -> None: ...
+    def finish_face(self, faces: Int[Tensor, "b 1 t"], after: Surroundings | None = None) -> None: ...
     def select(self, rows: Int[Tensor, " r"]) -> None: ...
 
 
@@ -82,9 +83,10 @@ class CachedReader:
         self.model, self.counts, self.context = model, (faces[..., -1] >= 0).sum(dim=1), context
         self.fine = empty_cache(len(faces), model.device)
         rows, past = torch.arange(len(faces), device=model.device), model.config.fine_context_faces
-        embedded = model.embed(faces)
+        embedded, around = model.embed(faces), model.surroundings(faces)
         self.coarse = empty_cache(len(faces), model.device)
-        inputs = model.with_starts(model.coarse_inputs(faces, embedded, context), context)
+        after = behind_steps(around, faces.shape[2])
+        inputs = model.with_starts(model.coarse_inputs(faces, embedded, context, after), context)
         read = model.coarse_step(inputs, self.coarse, context)
         starts = len(model.start_tokens)
         self.coarse.set_lengths(self.counts + starts)
@@ -92,7 +94,8 @@ class CachedReader:
         self.plan = plans[rows, self.counts]
         padded = F.pad(embedded, (0, 0, 0, 0, past, 0))
         self.before = [padded[rows, self.counts + index] for index in range(past)]
-        self.memory = self._read_memory(rearrange(model.slots(embedded, plans[:, :-1]), "b nf t d -> b (nf t) d"))
+        slots = model.slots(embedded, plans[:, :-1], around)
+        self.memory = self._read_memory(rearrange(slots, "b nf t d -> b (nf t) d"))
         self.vertices = model.vertices_said(faces, embedded, plans)
         self.last = model.faces_before(faces, rows, self.counts)
         self.start_face()
@@ -113,8 +116,10 @@ class CachedReader:
         self.fine, self.place = empty_cache(len(self.counts), self.model.device, tokens), 0
         self.fine.contexts = known
 
-    def read_code(self, codes: Tensor | None) -> Float[Tensor, "b d"]:
+    def read_code(self, codes: Tensor | None, around: Surroundings | None = None) -> Float[Tensor, "b d"]:
         x = self.plan if codes is None else self.model.embed_code(codes, self.place - 1, self.counts)
+        if self.model.around is not None and around is not None:
+            x = x + self.model.around.fine(around.places)
         x = rearrange(x, "b d -> b 1 d")
         for index, layer in enumerate(self.model.fine_memory):
             x, states = cast(Recurrence, layer).step(x, self.memory[index])
@@ -127,15 +132,16 @@ class CachedReader:
     def head(self, hidden: Float[Tensor, "b d"], place: int, said: Int[Tensor, "b t"]) -> CodeHead | CopyingHead:
         return self.model.head_for(hidden, place, said, self.vertices, self.counts, self.last)
 
-    def finish_face(self, faces: Int[Tensor, "b 1 t"]) -> None:
+    def finish_face(self, faces: Int[Tensor, "b 1 t"], after: Surroundings | None = None) -> None:
         self.last = torch.cat((self.last, faces), dim=1)[:, 1:]
         embedded = self.model.embed(faces, self.counts)
         self.before = [*self.before, embedded[:, 0]][1:]
-        inputs = self.model.coarse_inputs(faces, embedded, self.context)
-        after = self.model.coarse_step(inputs, self.coarse, self.context)
-        self.plan = after[:, 0]
+        behind = None if after is None else Surroundings(after.places[:, None], after.faces[:, None])
+        inputs = self.model.coarse_inputs(faces, embedded, self.context, behind)
+        plans = self.model.coarse_step(inputs, self.coarse, self.context)
+        self.plan = plans[:, 0]
         if self.model.pointer is not None and self.vertices is not None:
-            self.vertices = self.vertices.append(self.model.pointer.remember(faces, embedded, after, self.counts))
+            self.vertices = self.vertices.append(self.model.pointer.remember(faces, embedded, plans, self.counts))
         self.counts = self.counts + 1
 
     def select(self, rows: Int[Tensor, " r"]) -> None:
@@ -158,15 +164,16 @@ class UncachedReader:
     def start_face(self) -> None:
         self.place = 0
 
-    def read_code(self, codes: Tensor | None) -> Float[Tensor, "b d"]:
+    def read_code(self, codes: Tensor | None, around: Surroundings | None = None) -> Float[Tensor, "b d"]:
+        """Finds the surroundings in the codes again."""
         rows = torch.arange(len(self.faces), device=self.faces.device)
         if codes is not None:
             self.faces[rows, self.counts, self.place - 1] = codes
         self.place += 1
-        embedded = self.model.embed(self.faces)
-        plans = self.model.plans(self.faces, embedded, self.context)
+        embedded, around = self.model.embed(self.faces), self.model.surroundings(self.faces)
+        plans = self.model.plans(self.faces, embedded, self.context, around)
         self.vertices = self.model.vertices_said(self.faces, embedded, plans)
-        hidden, _, group_faces = self.model.hidden(self.faces, embedded, plans, self.context)
+        hidden, _, group_faces = self.model.hidden(self.faces, embedded, plans, self.context, around)
         last = (self.faces[..., 0] >= 0).sum(dim=1).cumsum(0) + rows  # each row has one group more than begun faces
         ends = last - (self.faces[rows, self.counts, 0] >= 0).long()
         assert torch.equal(group_faces[ends], self.counts)
@@ -176,7 +183,7 @@ class UncachedReader:
         before = self.model.faces_before(self.faces, torch.arange(len(said), device=said.device), self.counts)
         return self.model.head_for(hidden, place, said, self.vertices, self.counts, before)
 
-    def finish_face(self, faces: Int[Tensor, "b 1 t"]) -> None:
+    def finish_face(self, faces: Int[Tensor, "b 1 t"], after: Surroundings | None = None) -> None:
         self.faces[torch.arange(len(faces), device=faces.device), self.counts] = faces[:, 0]
         self.counts = self.counts + 1
         if int(self.counts.max()) == self.faces.shape[1]:
@@ -200,16 +207,16 @@ class GuidedReader:
     def start_face(self) -> None:
         self.inner.start_face()
 
-    def read_code(self, codes: Tensor | None) -> Float[Tensor, "b d2"]:
-        hidden = self.inner.read_code(None if codes is None else codes.repeat(2))
+    def read_code(self, codes: Tensor | None, around: Surroundings | None = None) -> Float[Tensor, "b d2"]:
+        hidden = self.inner.read_code(None if codes is None else codes.repeat(2), _twice(around))
         return rearrange(hidden, "(two b) d -> b (two d)", two=2)
 
     def head(self, hidden: Float[Tensor, "b d2"], place: int, said: Int[Tensor, "b t"]) -> GuidedHead:
         both = rearrange(hidden, "b (two d) -> (two b) d", two=2)
         return GuidedHead(self.inner.head(both, place, said.repeat(2, 1)), self.guidance, self.counts)
 
-    def finish_face(self, faces: Int[Tensor, "b 1 t"]) -> None:
-        self.inner.finish_face(faces.repeat(2, 1, 1))
+    def finish_face(self, faces: Int[Tensor, "b 1 t"], after: Surroundings | None = None) -> None:
+        self.inner.finish_face(faces.repeat(2, 1, 1), _twice(after))
 
     def select(self, rows: Int[Tensor, " r"]) -> None:
         self.inner.select(torch.cat((rows, rows + len(self.counts))))
@@ -223,6 +230,10 @@ def write(model: FaceWriter, request: Request) -> GenerationResult:
     `GenerationInterrupted`, with all that has been written as its `result`, for a Ctrl-C.
     """
     return _Writing(model, request).run()
+
+
+def _twice(around: Surroundings | None) -> Surroundings | None:
+    return None if around is None else Surroundings(around.places.repeat(2, 1, 1), around.faces.repeat(2))
 
 
 def _reader(model: FaceWriter, faces: Int[Tensor, "b nf t"], request: Request) -> Reader:
@@ -239,7 +250,9 @@ class _Writing:
         self.model, self.request, self.tokens = model, request, model.tokens_per_face
         prompt, sampling = request.prompt, request.chooser.sampling
         batch = len(prompt)
-        self.limit = min(request.max_seq_len, (sampling.max_faces or request.max_seq_len) * self.tokens)
+        self.limit, self.most_faces = request.max_seq_len, sampling.max_faces or request.max_seq_len
+        if model.form.whole_faces:
+            self.limit = min(self.limit, self.most_faces * self.tokens)
         self.codes = F.pad(prompt, (0, self.limit + self.tokens - prompt.shape[1]), value=-1)
         self.lengths = (prompt >= 0).sum(dim=1)
         self.reasons = [""] * batch
@@ -253,12 +266,17 @@ class _Writing:
             torch.arange(faces.shape[1], device=model.device)[None, :, None] >= whole[:, None, None], -1
         )
         self.reader: Reader = _reader(model, faces, request)
+        self.sentences = None if model.form.whole_faces else self._sentences(faces.flatten(1))
+
+    def _sentences(self, begun: Int[Tensor, "b n"]) -> Sentences:
+        assert self.request.grammar is not None and not isinstance(self.request.grammar, OrderGrammar)
+        return Sentences(self.request.grammar, begun, self.limit)
 
     def run(self) -> GenerationResult:
         try:
             while len(self.active):
                 if self.request.on_step is not None:
-                    self.request.on_step(int(self.reader.counts.max()), len(self.active))
+                    self.request.on_step(int(self._faces.max()), len(self.active))
                 self._write_face()
         except KeyboardInterrupt as interrupt:
             raise GenerationInterrupted(result=self.result()) from interrupt
@@ -269,7 +287,17 @@ class _Writing:
         length = int(self.lengths.max()) if len(self.lengths) else 0
         beyond = torch.arange(length, device=self.codes.device) >= self.lengths[:, None]
         reasons = tuple(reason or "interrupted" for reason in self.reasons)
-        return GenerationResult(self.codes[:, :length].masked_fill(beyond, -1), self.lengths // self.tokens, reasons)
+        codes = self.codes[:, :length].masked_fill(beyond, -1)
+        return GenerationResult(codes, self.model.faces_in(codes), reasons)
+
+    @property
+    def _faces(self) -> Int[Tensor, " b"]:
+        """Whole faces of each active row."""
+        return self.reader.counts if self.sentences is None else self.sentences.faces
+
+    @property
+    def _around(self) -> Surroundings | None:
+        return None if self.sentences is None else self.sentences.around
 
     def _write_face(self) -> None:
         """The next face of every active row, or the rest of one begun in a prompt; full rows only say if they end."""
@@ -278,30 +306,41 @@ class _Writing:
         for place in range(self.tokens):
             codes = self._next_codes(codes, uniform[:, place], place)
             stays = codes < self.model.vocab_size
-            if place == 0:
-                stays &= self.reader.counts * self.tokens < self.limit
+            stays &= ~self._are_full(place)
             if not stays.all():
                 self._leave(codes, stays)
                 codes, uniform = codes[stays], uniform[stays.to(uniform.device)]
             if not len(self.active):
                 return
             self._keep(codes, place)
-            if self._all_full():
+            if self.sentences is None and self._all_full():
                 break
         self._finish_face()
 
+    def _are_full(self, place: int) -> Bool[Tensor, " b"]:
+        """Which rows have room for nothing but the end; of whole faces that is known where one starts."""
+        if self.sentences is None:
+            return (self.reader.counts * self.tokens >= self.limit) & (place == 0)
+        return (self.sentences.lengths >= self.limit) | (self.sentences.faces >= self.most_faces)
+
     def _next_codes(self, codes: Tensor | None, uniform: Tensor, place: int) -> Tensor:
         """What the prompts say at this place, and where they say nothing, what the model does after `codes`."""
-        hidden = self.reader.read_code(codes)
-        may_end = (self.reader.counts >= self.request.chooser.sampling.min_faces) & (place == 0)
+        hidden = self.reader.read_code(codes, self._around)
+        may_end = (self._faces >= self.request.chooser.sampling.min_faces) & self.model.may_end[place]
         may_end = may_end if self.filling is None else may_end & self.filling.may_end()
         current = self._current_faces()[:, 0]
         head = self.reader.head(hidden, place, current)
-        legal = None if self.request.grammar is None else self.request.grammar.legal(self._last_faces(), current, place)
+        legal = self._legal(current, place)
         chosen = self.request.chooser(head, hidden, uniform, may_end, legal)
         if self.filling is not None:
             chosen = self.filling.choose(chosen, current, place, self.reader.counts, self.model.vocab_size)
         return torch.where(current[:, place] >= 0, current[:, place], chosen)
+
+    def _legal(self, current: Int[Tensor, "b t"], place: int) -> Legal | None:
+        if self.sentences is not None:
+            return self.sentences.legal(self.limit)
+        grammar = self.request.grammar
+        return grammar.legal(self._last_faces(), current, place) if isinstance(grammar, OrderGrammar) else None
 
     def _last_faces(self) -> Int[Tensor, "b t"]:
         """The last whole face of each active row, -1 where there is none."""
@@ -320,15 +359,21 @@ class _Writing:
     def _select(self, rows: Tensor) -> None:
         self.active = self.active[rows]
         self.streams.select(rows.tolist())
-        if self.filling is not None:
-            self.filling.select(rows)
-        self.reader.select(rows)
+        for part in (self.filling, self.sentences, self.reader):
+            if part is not None:
+                part.select(rows)
 
     def _keep(self, codes: Tensor, place: int) -> None:
         """Writes down the codes of rows that have room for them."""
         position = self.reader.counts * self.tokens + place
         self.codes[self.active, position] = torch.where(position < self.limit, codes, self.codes[self.active, position])
         self.lengths[self.active] = torch.maximum(self.lengths[self.active], (position + 1).clamp(max=self.limit))
+        if self.sentences is None:
+            return
+        for index, begin in self.sentences.took(codes):
+            if self.request.on_face is not None:
+                row, end = int(self.active[index]), int(self.sentences.lengths[index])
+                self.request.on_face(row, int(self._faces[index]) - 1, self.codes[row, begin:end].clone())
 
     def _all_full(self) -> bool:
         return bool((self.lengths[self.active] >= self.limit).all())
@@ -341,7 +386,7 @@ class _Writing:
         """Reads the face that was written; rows that were cut within it leave."""
         faces = self._current_faces()
         whole = faces[:, 0, -1] >= 0
-        if self.request.on_face is not None:
+        if self.request.on_face is not None and self.sentences is None:
             for row, face, codes, done in zip(
                 self.active.tolist(), self.reader.counts.tolist(), faces[:, 0], whole.tolist(), strict=True
             ):
@@ -352,4 +397,4 @@ class _Writing:
         if not whole.all():
             self._leave(torch.zeros_like(self.active), whole)
         if len(self.active):
-            self.reader.finish_face(faces[whole])
+            self.reader.finish_face(faces[whole], self._around)

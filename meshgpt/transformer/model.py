@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +10,7 @@ from einops import rearrange, repeat
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from meshgpt.mesh.grammar import Surroundings
 from meshgpt.transformer.cache import StackCache
 from meshgpt.transformer.cloud_reader import CloudReader
 from meshgpt.transformer.conditioning import Conditioner, Context
@@ -19,6 +20,7 @@ from meshgpt.transformer.features import DistanceBias, FaceFeatures
 from meshgpt.transformer.heads import CodeEmbedding, CodeHead
 from meshgpt.transformer.recurrence import Recurrence
 from meshgpt.transformer.stack import Stack
+from meshgpt.transformer.surroundings import SurroundingsEmbedding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,16 +36,36 @@ class TransformerOutput:
 
 @dataclasses.dataclass(frozen=True)
 class FaceForm:
-    """What a model must know of a tokenizer: how many codes there are, and how those of a face fall on its corners."""
+    """What a model must know of a tokenizer: how many codes there are, and how those of a face fall on its corners.
+
+    Where faces share codes, a coarse step reads so many codes, whatever faces they are of; in all that follows, such a
+    step's codes stand in a face's place.
+    """
 
     vocab_size: int
     corners: int  # that the codes fall on; 1 where they do not
     tokens_per_corner: int
     face_corners: int  # 3 or 4
+    whole_faces: bool = True  # whether a step is a face
+    num_places: int = 0  # of the surroundings of a code; 0 where there are none
+    bins: int = 0
 
     @property
     def tokens(self) -> int:
         return self.corners * self.tokens_per_corner
+
+
+@runtime_checkable
+class TokenReader(Protocol):
+    """What a model asks a tokenizer."""
+
+    def corners(self, codes: Int[Tensor, "f t"]) -> Float[Tensor, "f k 3"]:
+        """Of single faces, for what is told of their geometry."""
+        ...
+
+    def surroundings(self, codes: Int[Tensor, "b n"]) -> Surroundings:
+        """Before each code and behind the last, (b, n + 1, ...), where faces share codes."""
+        ...
 
 
 class FaceWriter(nn.Module):
@@ -54,10 +76,9 @@ class FaceWriter(nn.Module):
     arXiv:2311.15475; departs from the paper in that a coarse step is a face, not a code).
     """
 
-    def __init__(self, config: MeshTransformerConfig, form: FaceForm, decode_faces: Callable[[Tensor], Tensor]):
-        """`decode_faces`: codes (f t) of single faces -> their corners (f k 3), for what is told of faces' geometry."""
+    def __init__(self, config: MeshTransformerConfig, form: FaceForm, tokens: TokenReader):
         super().__init__()
-        self.config, self.form, self._decode_faces = config, form, decode_faces
+        self.config, self.form, self._tokens = config, form, tokens
         self.vocab_size, self.tokens_per_face = form.vocab_size, form.tokens
         coarse, fine = config.dims
         self.code_embed = CodeEmbedding(form.vocab_size, fine, config.code_digits)
@@ -69,6 +90,8 @@ class FaceWriter(nn.Module):
         self.context_embed = nn.Parameter(0.1 * torch.randn(context)) if config.fine_context_faces else None
         self.features = FaceFeatures(config.face_features, form.face_corners, coarse) if config.face_features else None
         self.distance_bias = DistanceBias(config.attn_heads) if config.distance_bias else None
+        told = form.num_places if config.tell_surroundings else 0
+        self.around = SurroundingsEmbedding(told, form.bins, (coarse, fine)) if told else None
         self.start_tokens = nn.Parameter(torch.randn(config.num_sos_tokens, coarse))
         self.conditioner = Conditioner(config) if config.is_conditioned else None
         if self.conditioner is not None:
@@ -96,9 +119,9 @@ class FaceWriter(nn.Module):
     ) -> TransformerOutput:
         """The likelihood of codes padded -1, each row of whole faces followed by the end."""
         faces = fold_faces(codes, self.tokens_per_face)
-        embedded = self.embed(faces)
-        plans = self.plans(faces, embedded, context)
-        hidden, group_rows, group_faces = self.hidden(faces, embedded, plans, context)
+        embedded, around = self.embed(faces), self.surroundings(faces)
+        plans = self.plans(faces, embedded, context, around)
+        hidden, group_rows, group_faces = self.hidden(faces, embedded, plans, context, around)
         all_targets = self._targets(faces, append_eos)
         targets = all_targets[group_rows, group_faces]
         predicted = targets >= 0
@@ -113,7 +136,7 @@ class FaceWriter(nn.Module):
             nats = self.pointer.nats(plain, hidden, all_targets, memory)[group_rows, group_faces][predicted]
         rows = repeat(group_rows, "g -> g t", t=self.tokens_per_face)[predicted]
         row_bits = nats.detach().new_zeros(len(codes)).index_add(0, rows, nats.detach()) / math.log(2)
-        num_faces = int((faces[..., -1] >= 0).sum())
+        num_faces = int((faces[..., -1] >= 0).sum() if around is None else around.faces[:, -1].sum())
         return TransformerOutput(
             loss=nats.sum() / max(nats.numel(), 1),
             bits_per_face=row_bits.sum() / max(num_faces, 1),
@@ -128,9 +151,9 @@ class FaceWriter(nn.Module):
         -inf for the end where no face can start; 0 for what lies behind a row's padding.
         """
         faces = fold_faces(codes, self.tokens_per_face)
-        embedded = self.embed(faces)
-        plans = self.plans(faces, embedded, context)
-        hidden, group_rows, group_faces = self.hidden(faces, embedded, plans, context)
+        embedded, around = self.embed(faces), self.surroundings(faces)
+        plans = self.plans(faces, embedded, context, around)
+        hidden, group_rows, group_faces = self.hidden(faces, embedded, plans, context, around)
         memory = self.vertices_said(faces, embedded, plans)
         said = F.pad(faces, (0, 0, 0, 1), value=-1)[group_rows, group_faces]
         before = self.faces_before(faces, group_rows, group_faces)
@@ -188,13 +211,17 @@ class FaceWriter(nn.Module):
 
     @property
     def may_end(self) -> Tensor:
-        """(t): True where a face starts."""
-        return torch.arange(self.tokens_per_face, device=self.device) == 0
+        """(t): True where a face starts; everywhere, where that is not known by the place."""
+        places = torch.arange(self.tokens_per_face, device=self.device)
+        return places == 0 if self.form.whole_faces else places >= 0
 
     def _targets(self, faces: Int[Tensor, "b nf t"], append_eos: bool) -> Int[Tensor, "b nf1 t"]:
         """What each place of each face should be: its code, the end behind the last whole face, -1 for nothing."""
         targets = F.pad(faces, (0, 0, 0, 1), value=-1)
-        if append_eos:
+        if append_eos and not self.form.whole_faces:
+            lengths = (faces >= 0).flatten(1).sum(dim=1)
+            targets.flatten(1)[torch.arange(len(faces), device=faces.device), lengths] = self.vocab_size
+        elif append_eos:
             counts, whole = (faces[..., 0] >= 0).sum(dim=1), (faces[..., -1] >= 0).sum(dim=1)
             rows = torch.nonzero(counts == whole).squeeze(-1)
             targets[rows, counts[rows], 0] = self.vocab_size
@@ -206,12 +233,13 @@ class FaceWriter(nn.Module):
         embedded: Float[Tensor, "b nf t d"],
         plans: Float[Tensor, "b nf1 d"],
         context: Context | None = None,
+        around: Surroundings | None = None,
     ) -> tuple[Float[Tensor, "g t d"], Int[Tensor, " g"], Int[Tensor, " g"]]:
         """The fine stack's outputs for each begun face and the one behind the last; their rows and face indices.
 
         Only these are computed: padding costs nothing here.
         """
-        slots = self.slots(embedded, plans)
+        slots = self.slots(embedded, plans, around)
         for layer in self.fine_memory:
             read = layer(rearrange(slots, "b nf t d -> b (nf t) d"))
             slots = rearrange(read, "b (nf t) d -> b nf t d", nf=slots.shape[1])
@@ -231,10 +259,31 @@ class FaceWriter(nn.Module):
             return None
         return dataclasses.replace(context, tokens=self.context_to_fine(context.tokens))
 
-    def slots(self, embedded: Float[Tensor, "b nf t d"], plans: Float[Tensor, "b nf1 d"]) -> Float[Tensor, "b nf1 t d"]:
-        """What the fine stack reads to predict each code: the coarse stack's word on the face, then earlier codes."""
+    def slots(
+        self, embedded: Float[Tensor, "b nf t d"], plans: Float[Tensor, "b nf1 d"], around: Surroundings | None = None
+    ) -> Float[Tensor, "b nf1 t d"]:
+        """What the fine stack reads to predict each code: the coarse stack's word on the face, then earlier codes.
+
+        And what surrounds each, where that is told.
+        """
         following = F.pad(embedded, (0, 0, 0, 0, 0, 1))[:, : plans.shape[1], :-1]
-        return torch.cat((rearrange(plans, "b nf d -> b nf 1 d"), following), dim=2)
+        slots = torch.cat((rearrange(plans, "b nf d -> b nf 1 d"), following), dim=2)
+        if self.around is None or around is None:
+            return slots
+        count, t = slots.shape[1:3]
+        told = self.around.fine(around.places[:, : count * t])
+        told = F.pad(told, (0, 0, 0, count * t - told.shape[1]))
+        return slots + rearrange(told, "b (nf t) d -> b nf t d", t=t)
+
+    def faces_in(self, codes: Int[Tensor, "b n"]) -> Int[Tensor, " b"]:
+        """How many whole faces each row says."""
+        if self.form.whole_faces:
+            return (codes >= 0).sum(dim=1) // self.tokens_per_face
+        return self._tokens.surroundings(codes).faces[:, -1]
+
+    def surroundings(self, faces: Int[Tensor, "b nf t"]) -> Surroundings | None:
+        """What surrounds each code and the one behind the last, (b, nf t + 1, ...), where faces share codes."""
+        return None if self.form.whole_faces else self._tokens.surroundings(faces.flatten(1))
 
     def fine_context(self, before: list[Tensor]) -> list[Tensor]:
         """What stands before a face in the fine stack's sequence: the embedded codes (b t d) of the faces before it."""
@@ -269,16 +318,26 @@ class FaceWriter(nn.Module):
         return rearrange(self.corner_embed + self.level_embed, "k l d -> (k l) d")
 
     def coarse_inputs(
-        self, faces: Int[Tensor, "b nf t"], embedded: Float[Tensor, "b nf t d"], context: Context | None = None
+        self,
+        faces: Int[Tensor, "b nf t"],
+        embedded: Float[Tensor, "b nf t d"],
+        context: Context | None = None,
+        after: Surroundings | None = None,
     ) -> "CoarseInputs":
-        """The coarse stack's input for each face, from that face alone; `context` tells whether its place matters."""
+        """The coarse stack's input for each face, from that face alone; `context` tells whether its place matters.
+
+        `after`: (b nf ...), the surroundings behind each, where faces share codes.
+        """
         tokens = self.to_face(rearrange(embedded, "b nf t d -> b nf (t d)"))
+        if after is not None:
+            tokens = tokens if self.around is None else tokens + self.around.coarse(after.places)
+            return CoarseInputs(tokens, said=after.faces)
         reads_cloud = context is not None and context.cloud is not None
         if self.features is None and self.distance_bias is None and not reads_cloud:
             return CoarseInputs(tokens)
         whole = faces[..., -1] >= 0
         with torch.no_grad():
-            corners = self._decode_faces(faces[whole])
+            corners = self._tokens.corners(faces[whole])
         if self.features is not None:
             told = self.features(corners)
             tokens = tokens.index_put(torch.nonzero(whole, as_tuple=True), told.to(tokens.dtype), accumulate=True)
@@ -294,16 +353,23 @@ class FaceWriter(nn.Module):
         if context is not None:
             starts = starts + rearrange(self.to_start(context.vector), "b e -> b 1 e")
         tokens, count = torch.cat((starts, inputs.tokens), dim=1), starts.shape[1]
+        if inputs.said is not None:
+            return CoarseInputs(tokens, said=F.pad(inputs.said, (count, 0)))
         if inputs.places is None or inputs.corners is None or inputs.whole is None:
             return CoarseInputs(tokens)
         corners, whole = F.pad(inputs.corners, (0, 0, 0, 0, count, 0)), F.pad(inputs.whole, (count, 0))
         return CoarseInputs(tokens, F.pad(inputs.places, (0, 0, count, 0)), corners, whole)
 
     def plans(
-        self, faces: Int[Tensor, "b nf t"], embedded: Float[Tensor, "b nf t d"], context: Context | None = None
+        self,
+        faces: Int[Tensor, "b nf t"],
+        embedded: Float[Tensor, "b nf t d"],
+        context: Context | None = None,
+        around: Surroundings | None = None,
     ) -> Float[Tensor, "b nf1 d"]:
         """What the coarse stack says about each next face, from all faces before it: (b, nf + 1, fine width)."""
-        inputs, bias = self.with_starts(self.coarse_inputs(faces, embedded, context), context), None
+        after = behind_steps(around, faces.shape[2])
+        inputs, bias = self.with_starts(self.coarse_inputs(faces, embedded, context, after), context), None
         said = torch.arange(inputs.tokens.shape[1], device=faces.device) - (self.config.num_sos_tokens - 1)
         inputs, _ = self.asked(inputs, said.clamp(min=0)[None], context)
         if self.distance_bias is not None and inputs.places is not None:
@@ -329,6 +395,7 @@ class FaceWriter(nn.Module):
             scale, shift = rearrange(self.film(context.vector), "b (two e) -> two b 1 e", two=2)
             tokens = tokens * (1 + scale) + shift
         if context.budget is not None:
+            said = said if inputs.said is None else inputs.said
             tokens = tokens + self.conditioner.remaining_faces(context.budget, said)
         if self.cloud_reader is not None and context.cloud is not None:
             covered = torch.zeros_like(context.cloud.mask) if covered is None else covered
@@ -357,6 +424,12 @@ class CoarseInputs:
     places: Tensor | None = None
     corners: Tensor | None = None  # (b n k 3)
     whole: Tensor | None = None  # (b n)
+    said: Tensor | None = None  # (b n), faces so far, where that is not known by the place
+
+
+def behind_steps(around: Surroundings | None, tokens: int) -> Surroundings | None:
+    """Of surroundings (b, nf t + 1, ...), those behind each step of so many codes, (b, nf, ...)."""
+    return None if around is None else Surroundings(around.places[:, tokens::tokens], around.faces[:, tokens::tokens])
 
 
 def _padded(x: Tensor, shape: torch.Size, rows: Tensor, faces: Tensor) -> Tensor:

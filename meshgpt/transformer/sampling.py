@@ -5,15 +5,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from meshgpt.config import Config
 from meshgpt.errors import GenerationError
-from meshgpt.mesh.grammar import LegalCodes
+from meshgpt.mesh.grammar import LegalCodes, LegalTable
 from meshgpt.transformer.guidance import Head
 from meshgpt.transformer.heads import draw
+
+Legal = LegalCodes | LegalTable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Sampling(Config):
     seed: int | tuple[int, ...] | None = None  # one a sample, or one number s: sample i then has s + i
     max_faces: int | None = None
     min_faces: int = 0  # no end before
-    follow_grammar: bool = False  # only codes with which the mesh stays in canonical order, where the tokenizer knows
+    follow_grammar: bool = False  # only codes with which the mesh stays as the tokenizer orders it, where it knows how
 
     def validate(self) -> None:
         self.require(self.temperature >= 0, "temperature", "be 0 (the likeliest code) or more")
@@ -83,7 +84,7 @@ class Chooser:
         hidden: Float[Tensor, "b d"],
         uniform: torch.Tensor,
         may_end: Bool[Tensor, " b"],
-        legal: LegalCodes | None = None,
+        legal: Legal | None = None,
     ) -> Int[Tensor, " b"]:
         """`uniform`: (b 3) in [0, 1), from each row's stream. Raises `GenerationError` if no code is left.
 
@@ -120,10 +121,12 @@ class Chooser:
         return logits
 
 
-def masked(logits: Float[Tensor, "b v"], legal: LegalCodes) -> Float[Tensor, "b v"]:
-    """-inf for codes that are not legal; the end, the last class, stays. Where nothing legal is possible, unchanged."""
-    kept = logits.masked_fill(~F.pad(legal.mask(logits.shape[-1] - 1), (0, 1), value=True), -torch.inf)
-    return torch.where((kept > -torch.inf).any(dim=-1, keepdim=True), kept, logits)
+def masked(logits: Float[Tensor, "b v"], legal: Legal) -> Float[Tensor, "b v"]:
+    """-inf for codes that are not legal. Where nothing legal is possible: 0 for each that is legal."""
+    mask = legal.mask(logits.shape[-1] - 1)
+    kept = logits.masked_fill(~mask, -torch.inf)
+    alike = torch.zeros_like(logits).masked_fill(~mask, -torch.inf)
+    return torch.where((kept > -torch.inf).any(dim=-1, keepdim=True), kept, alike)
 
 
 def sampled_logits(logits: Float[Tensor, "b v"], sampling: Sampling) -> Float[Tensor, "b v"]:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from meshgpt.checkpoint import Pretrained
 from meshgpt.config import resolve_config
 from meshgpt.errors import CodesError, ConfigError, GenerationError
+from meshgpt.mesh.grammar import Surroundings
 from meshgpt.tokenizers.tokenizer import MeshTokenizer
 from meshgpt.transformer.conditioned import CONDITION_KEYWORDS, ConditionedWriter
 from meshgpt.transformer.conditions import Conditions
@@ -25,14 +26,20 @@ from meshgpt.transformer.infill import infill_prompt
 from meshgpt.transformer.model import FaceForm, TransformerOutput
 from meshgpt.transformer.sampling import Chooser, Sampling
 
+# Fields of a config that make something of single faces, and so need a tokenizer that says them one by one.
+FACE_FIELDS = ("face_features", "distance_bias", "copy_dim", "copy_digit_faces", "local_points")
 
-class _FaceDecoder(Held):
-    """A tokenizer's single faces, wherever it computes; it stays as it was."""
 
-    def __call__(self, codes: Tensor) -> Tensor:
+class _TokenReader(Held):
+    """What a model asks its tokenizer, wherever that computes; it stays as it was."""
+
+    def corners(self, codes: Tensor) -> Tensor:
         with as_in_evaluation(self.value) as tokenizer:
             corners = tokenizer.decode_faces_alone(codes.to(tokenizer_device(tokenizer, codes.device)))
         return corners.to(codes.device)
+
+    def surroundings(self, codes: Tensor) -> Surroundings:
+        return self.value.surroundings_of(codes)
 
 
 class MeshTransformer(ConditionedWriter, Pretrained):
@@ -50,10 +57,10 @@ class MeshTransformer(ConditionedWriter, Pretrained):
     @typing.no_type_check
     def __init__(self, tokenizer, config=None, *, text_encoder=None, **keywords):
         config = resolve_config(MeshTransformerConfig, config, keywords)
-        form = face_form(tokenizer)
+        form = face_form(tokenizer, config)
         if config.max_seq_len < form.tokens:
             raise ConfigError(f"max_seq_len = {config.max_seq_len} is less than one face, which is {form.tokens} codes")
-        super().__init__(config, form, _FaceDecoder(tokenizer))
+        super().__init__(config, form, _TokenReader(tokenizer))
         self._held = Held(tokenizer)
         if text_encoder is not None:
             self.use_text_encoder(text_encoder)
@@ -172,11 +179,13 @@ class MeshTransformer(ConditionedWriter, Pretrained):
         infill = infill and infill.checked(self.tokenizer, self._longest(limit, sampling), len(prompt))
         context, guided = self.guided_context(conditions, options["negative_texts"], guidance)
         chooser = Chooser(sampling, filter_logits_fn, tuple((filter_kwargs or {}).items()))
-        grammar = self.tokenizer.grammar if sampling.follow_grammar or infill is not None else None
+        follows = sampling.follow_grammar or infill is not None or not self.form.whole_faces
+        grammar = self.tokenizer.grammar if follows else None
         if sampling.follow_grammar and grammar is None:
             kind = type(self.tokenizer).__name__
             raise GenerationError(f"this {kind} has no grammar to follow: leave follow_grammar out")
-        faces = limit // self.tokens_per_face if sampling.max_faces is None else sampling.max_faces
+        whole = self.form.whole_faces
+        faces = (limit // self.tokens_per_face if whole else None) if sampling.max_faces is None else sampling.max_faces
         shown = options["progress"]
         with as_in_evaluation(self), tqdm(total=faces, disable=callable(shown) or not shown, unit=" faces") as bar:
             request = Request(
@@ -210,19 +219,28 @@ class MeshTransformer(ConditionedWriter, Pretrained):
         return prompt.expand(len(conditions), -1), conditions
 
     def _longest(self, limit: int, sampling: Sampling) -> int:
-        return limit if sampling.max_faces is None else min(limit, sampling.max_faces * self.tokens_per_face)
+        """In codes. Where faces share them, what `max_faces` asks for shows while they are written."""
+        if sampling.max_faces is None or not self.form.whole_faces:
+            return limit
+        return min(limit, sampling.max_faces * self.tokens_per_face)
 
     def _checked_prompt(self, codes: Tensor, limit: int, sampling: Sampling) -> Tensor:
+        """Raises `GenerationError` for one that leaves no room, `TokenError` for one that contradicts itself."""
         longest = self._longest(limit, sampling)
         if codes.shape[1] > longest:
             raise GenerationError(
                 f"a prompt of {codes.shape[1]} codes leaves no room: at most {longest} codes are to be written"
             )
+        faces = 0 if self.form.whole_faces else int(self.faces_in(codes).max())
+        if faces > (sampling.max_faces or faces):
+            raise GenerationError(f"a prompt of {faces} faces leaves no room for max_faces = {sampling.max_faces}")
         return codes
 
     @torch.no_grad()
     def decode(self, result: GenerationResult) -> tuple[Tensor, Tensor]:
         """Coordinates (b nf k 3) of the whole faces, NaN at padding, and the mask (b nf)."""
+        if not self.form.whole_faces:
+            return self.tokenizer.decode_from_codes_to_faces(result.codes)
         most, t = int(result.face_counts.max()), self.tokens_per_face
         mask = torch.arange(most, device=self.device)[None] < result.face_counts[:, None]
         if most == 0:
@@ -252,18 +270,23 @@ class MeshTransformer(ConditionedWriter, Pretrained):
         return codes[:, :length]
 
 
-def face_form(tokenizer: Any) -> FaceForm:
-    """How the codes of a face fall on its corners. Raises `ConfigError` for what is no tokenizer of faces."""
+def face_form(tokenizer: Any, config: MeshTransformerConfig) -> FaceForm:
+    """How the codes of a step fall on its corners. Raises `ConfigError` for what is no tokenizer, or does not fit."""
     if not isinstance(tokenizer, MeshTokenizer):
         raise ConfigError(
             f"the first argument must be a tokenizer such as MeshAutoencoder, got {type(tokenizer).__name__}"
         )
-    tokens, corners = tokenizer.tokens_per_face, tokenizer.corners
+    tokens, corners, kind = tokenizer.tokens_per_face, tokenizer.corners, type(tokenizer).__name__
     if tokens is None:
-        raise ConfigError(
-            f"{type(tokenizer).__name__} has no fixed number of codes a face, and a coarse step reads one face: "
-            "use a tokenizer whose tokens_per_face is a number"
+        for field in FACE_FIELDS:
+            if getattr(config, field):
+                raise ConfigError(f"{field} tells of single faces, and those of a {kind} share codes: leave it out")
+        step = config.codes_per_step or tokenizer.codes_per_step or 1
+        return FaceForm(
+            tokenizer.vocab_size, 1, step, corners, False, tokenizer.num_places, tokenizer.num_discrete_coors
         )
+    if config.codes_per_step not in (0, tokens):
+        raise ConfigError(f"codes_per_step = {config.codes_per_step}, but a face of a {kind} is {tokens}: leave it out")
     whole = tokens % corners == 0
     return FaceForm(tokenizer.vocab_size, *((corners, tokens // corners) if whole else (1, tokens)), corners)
 

@@ -1,0 +1,43 @@
+"""What the stacks are told of the mesh around the next code, where a code means little without the ones before it."""
+
+import math
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+FREQUENCIES = (1, 2, 4, 8, 16, 32)  # half turns over the grid
+NEARBY = 12.0  # bins; differences are told on this scale and on that of the grid
+
+
+class SurroundingsEmbedding(nn.Module):
+    """Vectors (..., coarse) and (..., fine) for places (..., m, 3), bins in 0 .. bins - 1 or -1 for none.
+
+    Told are each place itself and its step from the last of the first three, the one that a code starts from.
+    """
+
+    def __init__(self, num_places: int, bins: int, widths: tuple[int, ...]):
+        super().__init__()
+        self.bins = bins
+        features = num_places * (3 + 6 + 1) + 9 * 2 * len(FREQUENCIES)
+        self.read = nn.Sequential(nn.Linear(features, 2 * max(widths)), nn.SiLU())
+        self.to_coarse, self.to_fine = (nn.Linear(2 * max(widths), width) for width in widths)
+
+    def coarse(self, places: Int[Tensor, "*n m 3"]) -> Float[Tensor, "*n d"]:
+        return self.to_coarse(self._read(places))
+
+    def fine(self, places: Int[Tensor, "*n m 3"]) -> Float[Tensor, "*n d"]:
+        return self.to_fine(self._read(places))
+
+    def _read(self, places: Tensor) -> Tensor:
+        there = (places >= 0).any(dim=-1, keepdim=True).float()
+        centred = ((places + 0.5) / self.bins * 2 - 1) * there
+        step = (places - places[..., 2:3, :]) * there * there[..., 2:3, :]
+        near = (step / NEARBY).clamp(-1, 1)
+        turns = rearrange(centred[..., :3, :], "... m c -> ... (m c)")[..., None] * (
+            math.pi * torch.tensor(FREQUENCIES, device=places.device)
+        )
+        waves = rearrange(torch.stack((turns.sin(), turns.cos()), dim=-1), "... c f w -> ... (c f w)")
+        told = rearrange(torch.cat((centred, step / self.bins, near, there), dim=-1), "... m c -> ... (m c)")
+        return self.read(torch.cat((told, waves), dim=-1).to(self.to_fine.weight.dtype))
