@@ -38,7 +38,7 @@ if arguments.steps:
     settings["num_train_steps"] = arguments.steps
 
 torch.manual_seed(0)
-model = MeshTransformer(tokenizer, **chosen.model)
+model = MeshTransformer(tokenizer, **chosen.model_for(tokenizer))
 trainer = MeshTransformerTrainer(
     model,
     train,

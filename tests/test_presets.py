@@ -5,6 +5,10 @@ import torch
 
 from meshgpt.errors import ConfigError
 from meshgpt.tokenizers.autoencoder_config import MeshAutoencoderConfig
+from meshgpt.tokenizers.coordinates import CoordinateTokenizer
+from meshgpt.tokenizers.half_edge import HalfEdgeTokenizer
+from meshgpt.tokenizers.patch import PatchTokenizer
+from meshgpt.tokenizers.strip import StripTokenizer
 from meshgpt.training.presets import TOKENIZERS, TRANSFORMERS, preset
 from meshgpt.training.settings import TrainerConfig
 from meshgpt.transformer.config import MeshTransformerConfig
@@ -42,3 +46,15 @@ def test_an_unknown_preset_names_the_nearest():
         preset("transformer", "enormous")
     with pytest.raises(ConfigError, match="presets for 'tokenizer' and 'transformer', not for 'pipeline'"):
         preset("pipeline", "tiny")
+
+
+@pytest.mark.parametrize("kind", [CoordinateTokenizer, PatchTokenizer, HalfEdgeTokenizer, StripTokenizer])
+def test_a_preset_has_room_for_the_same_meshes_whatever_the_tokenizer(kind, tiny_meshes):
+    tokenizer, chosen = kind(), preset("transformer", "tiny")
+    fields = chosen.model_for(tokenizer)
+    config = MeshTransformerConfig(**fields)
+    assert (config.copy_dim > 0) == (tokenizer.tokens_per_face is not None)
+    MeshTransformer(tokenizer, **fields)
+    for mesh in tiny_meshes:
+        if mesh.num_faces <= 200:
+            assert len(tokenizer.encode(mesh)) <= config.max_seq_len

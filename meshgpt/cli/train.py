@@ -91,11 +91,11 @@ def run_transformer(arguments: argparse.Namespace) -> None:
 
     chosen = preset("transformer", arguments.preset)
     data, val = datasets(arguments)
-    fields = {**chosen.model, **condition_fields(arguments.condition, data)}
+    tokenizer = named_tokenizer(arguments.tokenizer)
+    fields = {**chosen.model_for(tokenizer), **condition_fields(arguments.condition, data)}
     configs = ((TrainerConfig, chosen.training), (MeshTransformerConfig, fields))
     asking = ((CaptionWriter, {}, "captions."), (CloudAugmentation, {}, "clouds."))
     training, model, captions, clouds = changed((*configs, *asking), arguments)
-    tokenizer = named_tokenizer(arguments.tokenizer)
     torch.manual_seed(training.get("seed", 0))
     transformer = MeshTransformer(tokenizer, **model)
     if arguments.init is not None:

@@ -55,7 +55,7 @@ class PatchTokenizer(SequenceTokenizer):
     """Vertices said once, faces by their third vertex: see the head of this file. About 1.3 tokens a face."""
 
     config_class, part = PatchTokenizerConfig, "tokenizer"
-    codes_per_step, num_places = 1, 3 + walk.ENDS_TOLD
+    codes_per_step, many_codes_per_face, num_places = 1, 2, 3 + walk.ENDS_TOLD
 
     def __init__(self, config: PatchTokenizerConfig | None = None, **fields):
         self.config = config = resolve_config(PatchTokenizerConfig, config, fields)

@@ -25,6 +25,7 @@ class MeshTokenizer(ABC):
     vocab_size: int
     tokens_per_face: int | None  # None where it varies
     codes_per_step: int = 0  # what a coarse step reads where `tokens_per_face` varies
+    many_codes_per_face: int = 0  # that few meshes have more of
     num_places: int = 0  # that `surroundings_of` tells there
     corners: int  # per face: 3, or 4 with quads
     num_discrete_coors: int

@@ -50,7 +50,7 @@ class WalkTokenizer(SequenceTokenizer):
     """
 
     config_class, part = WalkConfig, "tokenizer"
-    codes_per_step, num_places = 4, 3  # about a face; its corners
+    codes_per_step, many_codes_per_face, num_places = 4, 6, 3  # a step is about a face; places are its corners
     alternating: ClassVar[bool]
     marks: ClassVar[tuple[str, ...]]
 

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from typing import Any, no_type_check
 
 from meshgpt.errors import ConfigError
+from meshgpt.transformer.config import FACE_FIELDS
+
+LEARNED_CODES = 6  # of a face, in the table of transformers
 
 
 @dataclass(frozen=True)
@@ -14,6 +17,16 @@ class Preset:
     model: dict[str, Any]
     training: dict[str, Any]
     num_variants: int = 1
+
+    @no_type_check
+    def model_for(self, tokenizer) -> dict[str, Any]:
+        """Keywords of a transformer over `tokenizer`: room for as many faces as with the codes of a learned one.
+
+        Without what only faces that are said one by one have, where they share codes.
+        """
+        faces, codes = self.model["max_seq_len"] // LEARNED_CODES, tokenizer.tokens_per_face
+        fields = {**self.model, "max_seq_len": faces * (codes or tokenizer.many_codes_per_face)}
+        return fields if codes else {name: value for name, value in fields.items() if name not in FACE_FIELDS}
 
 
 def _tokenizer(encoder: tuple, decoder: tuple, width: int, steps: int, batch: int, rate: float) -> Preset:

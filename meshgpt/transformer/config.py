@@ -8,6 +8,8 @@ from meshgpt.text.encoder import dim_of
 from meshgpt.transformer.conditions import KINDS
 from meshgpt.transformer.features import FACE_FEATURES
 
+# Fields of a config that make something of single faces, and so need a tokenizer that says them one by one.
+FACE_FIELDS = ("face_features", "distance_bias", "copy_dim", "copy_digit_faces", "local_points")
 LAYER_KINDS = ("attention", "cross_attention", "feedforward", "recurrence")
 
 

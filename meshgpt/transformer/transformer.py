@@ -18,16 +18,13 @@ from meshgpt.mesh.grammar import Surroundings
 from meshgpt.tokenizers.tokenizer import MeshTokenizer
 from meshgpt.transformer.conditioned import CONDITION_KEYWORDS, ConditionedWriter
 from meshgpt.transformer.conditions import Conditions
-from meshgpt.transformer.config import MeshTransformerConfig
+from meshgpt.transformer.config import FACE_FIELDS, MeshTransformerConfig
 from meshgpt.transformer.generation import GenerationResult, Request, write
 from meshgpt.transformer.guidance import Guidance
 from meshgpt.transformer.held import Held, as_in_evaluation
 from meshgpt.transformer.infill import infill_prompt
 from meshgpt.transformer.model import FaceForm, TransformerOutput
 from meshgpt.transformer.sampling import Chooser, Sampling
-
-# Fields of a config that make something of single faces, and so need a tokenizer that says them one by one.
-FACE_FIELDS = ("face_features", "distance_bias", "copy_dim", "copy_digit_faces", "local_points")
 
 
 class _TokenReader(Held):
