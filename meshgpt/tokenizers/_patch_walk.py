@@ -12,6 +12,7 @@ from meshgpt.tokenizers._compiled import compiled
 STATES = 4  # of a face: 1 where another follows at its right side, plus 2 where one follows at its left side
 OPEN_ENDS = 8  # that can be named in one token
 ENDS_TOLD = 4  # of them, whose places are told of what surrounds a token
+PLACES_TOLD = 4 + ENDS_TOLD
 HASH_FACTOR = 2654435761  # Knuth's; times a position it stays below 2^63
 
 # What is wrong with a token, as `read` reports it.
@@ -358,9 +359,18 @@ def push_gates(stack, depth, a, b, tip, follow):
 
 @compiled
 @no_type_check
-def tell(vertices, surface, a, b, guess, ends, places):
-    """Puts the places of the ends of a gate, the guess and the newest open ends into `places`, as far as known."""
+def tell(layout, vertices, surface, gate, guess, block, ends, places):
+    """Puts what surrounds a token into `places`, as far as known.
+
+    The ends of the gate, the guess, the newest open ends, and the corner of a block that waits for its offset.
+    """
     places[2] = guess
+    if block >= 0:
+        middle = layout.blocks // 2 * layout.width + layout.width // 2
+        for axis in range(2, -1, -1):
+            places[3 + ENDS_TOLD, axis] = (guess[axis] + block % layout.blocks * layout.width - middle) % layout.bins
+            block //= layout.blocks
+    a, b = gate
     if a >= 0:
         places[0] = vertices[a]
     if b >= 0:
@@ -374,7 +384,7 @@ def tell(vertices, surface, a, b, guess, ends, places):
 def read(layout, ids, vertices, surface, places, faces):
     """Grows a surface by what the ids say: (what is wrong, the number of tokens before it).
 
-    places: (n + 1, 3 + ENDS_TOLD, 3), filled with what surrounds each token and the one to come; see `tell`. faces:
+    places: (n + 1, PLACES_TOLD, 3), filled with what surrounds each token and the one to come; see `tell`. faces:
     (n + 1,), with how many there are before it. Neither has anything behind a fault.
     """
     spots = np.full(2 * len(vertices) + 1, -1, np.int64)
@@ -386,7 +396,7 @@ def read(layout, ids, vertices, surface, places, faces):
     a, b, block, follow, spot, gated, flipped = -1, -1, -1, 0, 0, False, False
     for n in range(len(ids)):
         code, vertex = ids[n], -1
-        tell(vertices, surface, a, b, guess, ends, places[n])
+        tell(layout, vertices, surface, (a, b), guess, block, ends, places[n])
         faces[n] = surface.count[2]
         fault = out_of_place(layout, code, block >= 0, b >= 0, gated, flipped)
         if fault != SOUND:
@@ -427,6 +437,6 @@ def read(layout, ids, vertices, surface, places, faces):
             depth -= 1
             a, b = stack[depth, 0], stack[depth, 1]
             guess_opposite(layout, vertices, a, b, stack[depth, 2], guess)
-    tell(vertices, surface, a, b, guess, ends, places[len(ids)])
+    tell(layout, vertices, surface, (a, b), guess, block, ends, places[len(ids)])
     faces[len(ids)] = surface.count[2]
     return SOUND, len(ids)

@@ -17,6 +17,10 @@ says where others follow is what lets it take open, non-manifold and inconsisten
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Int
+from torch import Tensor
 
 from meshgpt.config import Config, resolve_config
 from meshgpt.errors import CodesError, MeshError, TokenError
@@ -24,7 +28,7 @@ from meshgpt.mesh.canonical import GridMesh
 from meshgpt.mesh.mesh import drop_unused_vertices
 from meshgpt.nn.embedding import AXES
 from meshgpt.tokenizers import _patch_walk as walk
-from meshgpt.tokenizers.patch_grammar import PatchGrammar
+from meshgpt.tokenizers.patch_grammar import PatchGrammar, unpacked
 from meshgpt.tokenizers.sequence import Errors, SequenceTokenizer
 
 REACH = 3
@@ -55,7 +59,8 @@ class PatchTokenizer(SequenceTokenizer):
     """Vertices said once, faces by their third vertex: see the head of this file. About 1.3 tokens a face."""
 
     config_class, part = PatchTokenizerConfig, "tokenizer"
-    codes_per_step, many_codes_per_face, num_places = 1, 2, 3 + walk.ENDS_TOLD
+    codes_per_step, many_codes_per_face, num_places = 1, 2, walk.PLACES_TOLD
+    num_hints = 2 * (3 + walk.ENDS_TOLD)
 
     def __init__(self, config: PatchTokenizerConfig | None = None, **fields):
         self.config = config = resolve_config(PatchTokenizerConfig, config, fields)
@@ -80,8 +85,67 @@ class PatchTokenizer(SequenceTokenizer):
         return drop_unused_vertices(vertices[:count, np.argsort(AXES)], surface.faces[:num_faces])
 
     def surroundings(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Both ends of the gate, the guess, and the newest open ends; the ends of a gate are -1 until they are said."""
+        """Both ends of the gate, the guess, the newest open ends, and the corner of a block that waits for its offset.
+
+        -1 for what is not there, and for the ends of a gate until they are said.
+        """
         return self._read(ids, "raise")[2:]
+
+    @property
+    def digits(self) -> Int[Tensor, "v 4"]:
+        """The kind of each token with its step along y, the steps along z and x, and which faces follow."""
+        layout, ids = self.layout, torch.arange(self.vocab_size)
+        reach = 2 * layout.reach + 1
+        kinds = [ids < layout.flip, ids == layout.flip, ids < layout.block, ids < layout.offset, ids >= layout.offset]
+        sizes, starts = (reach, layout.blocks, layout.width), (layout.near, layout.block, layout.offset)
+        steps = [
+            unpacked((ids - start).clamp(min=0) // (walk.STATES if index < 2 else 1), size) % size
+            for index, (size, start) in enumerate(zip(sizes, starts, strict=True))
+        ]
+        first, later = self._digit_starts
+        rows = [
+            torch.stack((ids // walk.STATES, *[torch.zeros_like(ids)] * 2, ids % walk.STATES), dim=-1),
+            torch.stack((torch.full_like(ids, walk.OPEN_ENDS), *[torch.zeros_like(ids)] * 3), dim=-1),
+        ]
+        for index, step in enumerate(steps):
+            state = (ids - starts[index]) % walk.STATES if index < 2 else torch.zeros_like(ids)
+            rows.append(
+                torch.stack((first[index] + step[:, 0], *(later[index] + step[:, 1:]).unbind(dim=1), state), dim=-1)
+            )
+        out = rows[-1]
+        for kind, row in reversed(list(zip(kinds, rows, strict=True))):
+            out = torch.where(kind[:, None], row, out)
+        return out
+
+    @property
+    def _digit_starts(self) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+        """Where the digits of near places, blocks and offsets begin: of the first digit, and of the next two."""
+        sizes = (0, 2 * self.layout.reach + 1, 2 * self.layout.reach + 1 + self.layout.blocks)
+        first, later = walk.OPEN_ENDS + 1, 1
+        return (first, first + sizes[1], first + sizes[2]), (later, later + sizes[1], later + sizes[2])
+
+    def hints(self, places: Int[Tensor, "*n m 3"]) -> Int[Tensor, "*n 4 c"]:
+        """For each digit of the next token those with which a coordinate is that of a vertex nearby; -1 for none.
+
+        The vertices are the ends of the gate, the one across it, and the open ends: first as near places, then as
+        blocks, or as offsets where a block waits.
+        """
+        layout = self.layout
+        guess, corner = places[..., 2:3, :], places[..., -1:, :]
+        there = (places[..., :2, :] >= 0).all(dim=-1).all(dim=-1)[..., None, None]
+        across = torch.where(there, places[..., :1, :] + places[..., 1:2, :] - guess, -1)
+        known = torch.cat((places[..., :2, :], across, places[..., 3:-1, :]), dim=-2)
+        near, waits = known - guess + layout.reach, corner >= 0
+        far = (known - guess + layout.blocks // 2 * layout.width + layout.width // 2) % layout.bins // layout.width
+        within = (known - corner) % layout.bins
+        starts = torch.tensor(self._digit_starts, device=places.device)  # (2, 3): first and later digits, by kind
+        first = starts[[0, 1, 1]].T  # (3, 3): by kind, for y, z and x
+        found = (
+            torch.where((near >= 0) & (near <= 2 * layout.reach) & ~waits, near + first[0], -1),
+            torch.where(waits, torch.where(within < layout.width, within + first[2], -1), far + first[1]),
+        )
+        found = [torch.where(known >= 0, each, -1) for each in found]
+        return F.pad(torch.cat(found, dim=-2).transpose(-1, -2), (0, 0, 0, 1), value=-1)
 
     def _read(self, ids: np.ndarray, errors: Errors) -> tuple[np.ndarray, walk.Surface, np.ndarray, np.ndarray]:
         wrong = np.flatnonzero((ids < 0) | (ids >= self.vocab_size))

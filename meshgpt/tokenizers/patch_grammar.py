@@ -93,7 +93,11 @@ class PatchGrammar:
         vertices = torch.cat((state.gate, ends), dim=1)
         places = self._unpacked(state.places.gather(1, vertices.clamp(min=0)))
         places = torch.where(vertices[..., None] >= 0, places, -1)
-        return Surroundings(torch.cat((places[:, :2], state.guess[:, None], places[:, 2:]), dim=1), state.num_faces)
+        turned = unpacked(state.block.clamp(min=0), self.layout.blocks) * self.layout.width
+        corner = (state.guess + turned - self._middle) % self.layout.bins
+        corner = torch.where((state.block >= 0)[:, None], corner, -1)
+        told = (places[:, :2], state.guess[:, None], places[:, 2:], corner[:, None])
+        return Surroundings(torch.cat(told, dim=1), state.num_faces)
 
     # what may come next
 

@@ -26,6 +26,7 @@ class MeshTokenizer(ABC):
     tokens_per_face: int | None  # None where it varies
     codes_per_step: int = 0  # what a coarse step reads where `tokens_per_face` varies
     many_codes_per_face: int = 0  # that few meshes have more of
+    num_hints: int = 0  # that `hints` gives for each digit
     num_places: int = 0  # that `surroundings_of` tells there
     corners: int  # per face: 3, or 4 with quads
     num_discrete_coors: int
@@ -56,6 +57,18 @@ class MeshTokenizer(ABC):
         Only where `tokens_per_face` varies; raises `CodesError` elsewhere.
         """
         raise CodesError(f"{type(self).__name__} says faces one by one: nothing surrounds a code but its face")
+
+    @property
+    def digits(self) -> Int[Tensor, "v d"] | None:
+        """How codes are spelt, each in another way, where they have parts of their own; see `SpellingHead`."""
+        return None
+
+    def hints(self, places: Int[Tensor, "*n m 3"]) -> Int[Tensor, "*n d c"]:
+        """For places as in `Surroundings`: digits of the next token with which it says something likely; -1 for none.
+
+        Only where there are `digits`; raises `CodesError` elsewhere.
+        """
+        raise CodesError(f"the codes of {type(self).__name__} are not spelt: there is nothing to hint at")
 
     @no_type_check
     def packed(self, vertices, faces, face_edges=None):

@@ -22,6 +22,7 @@ from meshgpt.transformer.model import FaceWriter, behind_steps
 from meshgpt.transformer.recurrence import Recurrence
 from meshgpt.transformer.sampling import Chooser, Legal, Streams
 from meshgpt.transformer.sentences import Sentences
+from meshgpt.transformer.spelling import HintedHead
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +82,7 @@ class CachedReader:
 
     def __init__(self, model: FaceWriter, faces: Int[Tensor, "b nf t"], context: Context | None = None):
         self.model, self.counts, self.context = model, (faces[..., -1] >= 0).sum(dim=1), context
-        self.fine = empty_cache(len(faces), model.device)
+        self.fine, self.places = empty_cache(len(faces), model.device), None
         rows, past = torch.arange(len(faces), device=model.device), model.config.fine_context_faces
         embedded, around = model.embed(faces), model.surroundings(faces)
         self.coarse = empty_cache(len(faces), model.device)
@@ -118,6 +119,7 @@ class CachedReader:
 
     def read_code(self, codes: Tensor | None, around: Surroundings | None = None) -> Float[Tensor, "b d"]:
         x = self.plan if codes is None else self.model.embed_code(codes, self.place - 1, self.counts)
+        self.places = None if around is None else around.places
         if self.model.around is not None and around is not None:
             x = x + self.model.around.fine(around.places)
         x = rearrange(x, "b d -> b 1 d")
@@ -129,8 +131,10 @@ class CachedReader:
         asked = self.model.fine_asked(self.context)
         return self.model.fine.step(torch.cat((*before, x), dim=1), self.fine, context=asked)[:, -1]
 
-    def head(self, hidden: Float[Tensor, "b d"], place: int, said: Int[Tensor, "b t"]) -> CodeHead | CopyingHead:
-        return self.model.head_for(hidden, place, said, self.vertices, self.counts, self.last)
+    def head(
+        self, hidden: Float[Tensor, "b d"], place: int, said: Int[Tensor, "b t"]
+    ) -> CodeHead | CopyingHead | HintedHead:
+        return self.model.head_for(hidden, place, said, self.vertices, self.counts, self.last, self.places)
 
     def finish_face(self, faces: Int[Tensor, "b 1 t"], after: Surroundings | None = None) -> None:
         self.last = torch.cat((self.last, faces), dim=1)[:, 1:]
@@ -148,6 +152,7 @@ class CachedReader:
         self.coarse, self.fine = self.coarse.select(rows), self.fine.select(rows)
         self.context = None if self.context is None else self.context.select(rows)
         self.plan, self.counts, self.last = self.plan[rows], self.counts[rows], self.last[rows]
+        self.places = None if self.places is None else self.places[rows]
         self.before = [face[rows] for face in self.before]
         self.memory = [state[rows] for state in self.memory]
         self.vertices = None if self.vertices is None else self.vertices.select(rows)
@@ -159,7 +164,7 @@ class UncachedReader:
     def __init__(self, model: FaceWriter, faces: Int[Tensor, "b nf t"], context: Context | None = None):
         self.model, self.counts, self.context = model, (faces[..., -1] >= 0).sum(dim=1), context
         self.faces = F.pad(faces, (0, 0, 0, 1), value=-1)
-        self.place, self.vertices = 0, None
+        self.place, self.vertices, self.places = 0, None, None
 
     def start_face(self) -> None:
         self.place = 0
@@ -176,12 +181,16 @@ class UncachedReader:
         hidden, _, group_faces = self.model.hidden(self.faces, embedded, plans, self.context, around)
         last = (self.faces[..., 0] >= 0).sum(dim=1).cumsum(0) + rows  # each row has one group more than begun faces
         ends = last - (self.faces[rows, self.counts, 0] >= 0).long()
+        at = self.counts * self.faces.shape[2] + self.place - 1
+        self.places = None if around is None else around.places[rows, at]
         assert torch.equal(group_faces[ends], self.counts)
         return hidden[ends, self.place - 1]
 
-    def head(self, hidden: Float[Tensor, "b d"], place: int, said: Int[Tensor, "b t"]) -> CodeHead | CopyingHead:
+    def head(
+        self, hidden: Float[Tensor, "b d"], place: int, said: Int[Tensor, "b t"]
+    ) -> CodeHead | CopyingHead | HintedHead:
         before = self.model.faces_before(self.faces, torch.arange(len(said), device=said.device), self.counts)
-        return self.model.head_for(hidden, place, said, self.vertices, self.counts, before)
+        return self.model.head_for(hidden, place, said, self.vertices, self.counts, before, self.places)
 
     def finish_face(self, faces: Int[Tensor, "b 1 t"], after: Surroundings | None = None) -> None:
         self.faces[torch.arange(len(faces), device=faces.device), self.counts] = faces[:, 0]
@@ -191,6 +200,7 @@ class UncachedReader:
 
     def select(self, rows: Int[Tensor, " r"]) -> None:
         self.faces, self.counts = self.faces[rows], self.counts[rows]
+        self.places = None if self.places is None else self.places[rows]
         self.context = None if self.context is None else self.context.select(rows)
 
 

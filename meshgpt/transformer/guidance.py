@@ -12,6 +12,7 @@ from meshgpt.errors import GenerationError
 from meshgpt.transformer.conditions import KINDS
 from meshgpt.transformer.copying import CopyingHead
 from meshgpt.transformer.heads import CodeHead, draw
+from meshgpt.transformer.spelling import HintedHead
 
 LEAST = -40.0  # log-probabilities below are read as this: e^-40 is never drawn, and a difference of two stays finite
 
@@ -61,7 +62,7 @@ class Guidance(Config):
 class GuidedHead:
     """A head over twice the rows, asked and not, read as one: the same two questions, answered under guidance."""
 
-    head: CodeHead | CopyingHead  # over asked rows, then unasked ones
+    head: CodeHead | CopyingHead | HintedHead  # over asked rows, then unasked ones
     guidance: Guidance
     face: Int[Tensor, " b"]
 
@@ -109,4 +110,4 @@ def _centred(values: Float[Tensor, "b v"], possible: Bool[Tensor, "b v"]) -> Flo
     return torch.where(possible, values - mean, 0.0)
 
 
-Head = CodeHead | CopyingHead | GuidedHead
+Head = CodeHead | CopyingHead | HintedHead | GuidedHead

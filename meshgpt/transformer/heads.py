@@ -55,7 +55,7 @@ class DigitPointer(nn.Module):
         self, hidden: Float[Tensor, "... d"], same: Bool[Tensor, "... c"], there: Bool[Tensor, "... c"]
     ) -> Float[Tensor, "... c"]:
         """`same`: True for a code with the high digit. `there`: True where there is a code at all."""
-        alike, other = _wide(self.to_scores(hidden)).chunk(2, dim=-1)
+        alike, other = wide(self.to_scores(hidden)).chunk(2, dim=-1)
         return torch.where(same, alike, other).masked_fill(~there, NEVER)
 
 
@@ -82,7 +82,7 @@ class CodeHead(nn.Module):
             nn.init.normal_(self.high_embed.weight, std=0.5)
 
     def _first_log_probs(self, hidden: Tensor, may_end: Tensor) -> Tensor:
-        scores = _wide(self.first(hidden))
+        scores = wide(self.first(hidden))
         ends = torch.where(may_end, scores[..., -1], -torch.inf)
         return torch.cat((scores[..., :-1], ends[..., None]), dim=-1).log_softmax(dim=-1)
 
@@ -91,7 +91,7 @@ class CodeHead(nn.Module):
 
     def _low_scores(self, vectors: Tensor, high: Tensor) -> Tensor:
         """Scores of the low digit given the high one; digits that would pass the vocabulary's end are -inf."""
-        scores = _wide(self.second(vectors))
+        scores = wide(self.second(vectors))
         if self.vocab_size % self.low_base == 0:
             return scores
         codes = high[..., None] * self.low_base + torch.arange(self.low_base, device=high.device)
@@ -103,7 +103,7 @@ class CodeHead(nn.Module):
         same, there = nearby // self.low_base == high[..., None], nearby >= 0
         if self.vocab_size % self.low_base:
             there = there & (high[..., None] * self.low_base + nearby % self.low_base < self.vocab_size)
-        return _wide(self.pointer.to_sentinel(vectors)).squeeze(-1), self.pointer(hidden, same, there)
+        return wide(self.pointer.to_sentinel(vectors)).squeeze(-1), self.pointer(hidden, same, there)
 
     def nats(
         self,
@@ -179,6 +179,6 @@ def draw(log_probs: Float[Tensor, "b v"], uniform: Float[Tensor, " b"]) -> Int[T
     return torch.minimum(index, last_possible)
 
 
-def _wide(scores: Tensor) -> Tensor:
+def wide(scores: Tensor) -> Tensor:
     """Probabilities are computed in float32 or wider, whatever the model computes in."""
     return scores if scores.dtype == torch.float64 else scores.float()

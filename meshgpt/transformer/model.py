@@ -19,6 +19,7 @@ from meshgpt.transformer.copying import CopyingHead, CopyMemory, CopyPointer, Po
 from meshgpt.transformer.features import DistanceBias, FaceFeatures
 from meshgpt.transformer.heads import CodeEmbedding, CodeHead
 from meshgpt.transformer.recurrence import Recurrence
+from meshgpt.transformer.spelling import HintedHead, SpellingHead, SpeltEmbedding
 from meshgpt.transformer.stack import Stack
 from meshgpt.transformer.surroundings import SurroundingsEmbedding
 
@@ -34,7 +35,7 @@ class TransformerOutput:
     num_tokens: int  # predicted: codes and ends
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class FaceForm:
     """What a model must know of a tokenizer: how many codes there are, and how those of a face fall on its corners.
 
@@ -49,6 +50,8 @@ class FaceForm:
     whole_faces: bool = True  # whether a step is a face
     num_places: int = 0  # of the surroundings of a code; 0 where there are none
     bins: int = 0
+    digits: Tensor | None = None  # (v d), how codes are spelt, where they are
+    num_hints: int = 0
 
     @property
     def tokens(self) -> int:
@@ -67,6 +70,10 @@ class TokenReader(Protocol):
         """Before each code and behind the last, (b, n + 1, ...), where faces share codes."""
         ...
 
+    def hints(self, places: Int[Tensor, "*n m 3"]) -> Int[Tensor, "*n d c"]:
+        """Likely digits of the code among such places, where codes are spelt."""
+        ...
+
 
 class FaceWriter(nn.Module):
     """The weights of a `MeshTransformer` and its arithmetic, for codes that have been checked.
@@ -81,7 +88,9 @@ class FaceWriter(nn.Module):
         self.config, self.form, self._tokens = config, form, tokens
         self.vocab_size, self.tokens_per_face = form.vocab_size, form.tokens
         coarse, fine = config.dims
-        self.code_embed = CodeEmbedding(form.vocab_size, fine, config.code_digits)
+        digits = form.digits if config.code_digits > 1 else None
+        code = (form.vocab_size, fine, config.code_digits)
+        self.code_embed = CodeEmbedding(*code) if digits is None else SpeltEmbedding(digits, fine)
         self.corner_embed = nn.Parameter(0.1 * torch.randn(form.corners, 1, fine))
         self.level_embed = nn.Parameter(0.1 * torch.randn(form.tokens_per_corner, fine))
         self.position_embed = nn.Embedding(config.max_seq_len, fine) if config.abs_pos_emb else None
@@ -106,7 +115,8 @@ class FaceWriter(nn.Module):
         self.fine_memory = nn.ModuleList(Recurrence(fine) for _ in range(config.fine_pre_gateloop_depth))
         self.fine = Stack(config.fine_stack)
         candidates = (config.copy_digit_faces + 1) * form.corners - 1 if config.copy_digit_faces else 0
-        self.head = CodeHead(form.vocab_size, fine, config.code_digits, candidates)
+        hints = form.num_hints if config.tell_surroundings else 0
+        self.head = CodeHead(*code, candidates) if digits is None else SpellingHead(digits, fine, hints)
         shape = (form.corners, form.tokens_per_corner, fine, config.copy_dim)
         self.pointer = CopyPointer(*shape) if config.copy_dim else None
 
@@ -126,9 +136,15 @@ class FaceWriter(nn.Module):
         targets = all_targets[group_rows, group_faces]
         predicted = targets >= 0
         may_end = self.may_end.expand(len(targets), -1)
-        nearby = self.nearby(self.faces_before(faces, group_rows, group_faces), targets)
         asked = hidden[predicted], targets[predicted], may_end[predicted]
-        nats = self.head.nats(*asked, None if nearby is None else nearby[predicted])
+        if isinstance(self.head, SpellingHead):
+            places = (
+                None if around is None else _by_step(around.places, *all_targets.shape[1:])[group_rows, group_faces]
+            )
+            nats = self.head.nats(*asked, self.hints(None if places is None else places[predicted]))
+        else:
+            nearby = self.nearby(self.faces_before(faces, group_rows, group_faces), targets)
+            nats = self.head.nats(*asked, None if nearby is None else nearby[predicted])
         if self.pointer is not None:
             memory = self.pointer.remember(faces, embedded, plans[:, 1:])
             plain = nats.new_zeros(targets.shape).masked_scatter(predicted, nats)
@@ -158,9 +174,12 @@ class FaceWriter(nn.Module):
         said = F.pad(faces, (0, 0, 0, 1), value=-1)[group_rows, group_faces]
         before = self.faces_before(faces, group_rows, group_faces)
         per_place = []
+        places = None if around is None else _by_step(around.places, faces.shape[1] + 1, faces.shape[2])
+        places = None if places is None else places[group_rows, group_faces]
         for place, may_end in enumerate(self.may_end):
             known = None if memory is None else memory.select(group_rows)
-            head = self.head_for(hidden[:, place], place, said, known, group_faces, before)
+            told = None if places is None else places[:, place]
+            head = self.head_for(hidden[:, place], place, said, known, group_faces, before, told)
             per_place.append(head.logits(hidden[:, place], may_end.expand(len(hidden))))
         flat = torch.stack(per_place, dim=1)
         logits = flat.new_zeros(len(codes), faces.shape[1] + 1, self.tokens_per_face, self.vocab_size + 1)
@@ -180,11 +199,14 @@ class FaceWriter(nn.Module):
         memory: CopyMemory | None,
         face: Int[Tensor, " b"],
         before: Int[Tensor, "b p t"],
-    ) -> CodeHead | CopyingHead:
+        places: Int[Tensor, "b m 3"] | None = None,
+    ) -> CodeHead | CopyingHead | HintedHead:
         """What answers for the code at `place` of face number `face`, of which `said` are the codes up to there.
 
-        `before`: those of the faces before it, as `faces_before` gives them.
+        `before`: those of the faces before it, as `faces_before` gives them. `places`: those that surround the code.
         """
+        if isinstance(self.head, SpellingHead):
+            return HintedHead(self.head, self.hints(places))
         levels, vertices = self.form.tokens_per_corner, None
         if self.pointer is not None and memory is not None:
             asked = rearrange(hidden, "b d -> b 1 d"), place, rearrange(said, "b t -> b 1 t"), memory, face[:, None]
@@ -200,6 +222,12 @@ class FaceWriter(nn.Module):
             return None
         places, levels = range(self.tokens_per_face), self.form.tokens_per_corner
         return torch.stack([codes_nearby(before, said, place, levels) for place in places], dim=1)
+
+    def hints(self, places: Int[Tensor, "*n m 3"] | None) -> Tensor | None:
+        """Likely digits (... d c) of a code that such places surround, where the model is told of them."""
+        if places is None or not isinstance(self.head, SpellingHead) or self.head.to_hints is None:
+            return None
+        return self._tokens.hints(places)
 
     def faces_before(
         self, faces: Int[Tensor, "b nf t"], rows: Int[Tensor, " g"], index: Int[Tensor, " g"]
@@ -270,10 +298,7 @@ class FaceWriter(nn.Module):
         slots = torch.cat((rearrange(plans, "b nf d -> b nf 1 d"), following), dim=2)
         if self.around is None or around is None:
             return slots
-        count, t = slots.shape[1:3]
-        told = self.around.fine(around.places[:, : count * t])
-        told = F.pad(told, (0, 0, 0, count * t - told.shape[1]))
-        return slots + rearrange(told, "b (nf t) d -> b nf t d", t=t)
+        return slots + self.around.fine(_by_step(around.places, *slots.shape[1:3]))
 
     def faces_in(self, codes: Int[Tensor, "b n"]) -> Int[Tensor, " b"]:
         """How many whole faces each row says."""
@@ -430,6 +455,13 @@ class CoarseInputs:
 def behind_steps(around: Surroundings | None, tokens: int) -> Surroundings | None:
     """Of surroundings (b, nf t + 1, ...), those behind each step of so many codes, (b, nf, ...)."""
     return None if around is None else Surroundings(around.places[:, tokens::tokens], around.faces[:, tokens::tokens])
+
+
+def _by_step(places: Int[Tensor, "b n m 3"], steps: int, tokens: int) -> Int[Tensor, "b nf t m 3"]:
+    """The places around each code of so many steps; none around codes that there are not."""
+    places = places[:, : steps * tokens]
+    padded = F.pad(places, (0, 0, 0, 0, 0, steps * tokens - places.shape[1]), value=-1)
+    return rearrange(padded, "b (nf t) m c -> b nf t m c", t=tokens)
 
 
 def _padded(x: Tensor, shape: torch.Size, rows: Tensor, faces: Tensor) -> Tensor:

@@ -38,6 +38,9 @@ class _TokenReader(Held):
     def surroundings(self, codes: Tensor) -> Surroundings:
         return self.value.surroundings_of(codes)
 
+    def hints(self, places: Tensor) -> Tensor:
+        return self.value.hints(places)
+
 
 class MeshTransformer(ConditionedWriter, Pretrained):
     """Writes the codes of a tokenizer face by face.
@@ -279,9 +282,8 @@ def face_form(tokenizer: Any, config: MeshTransformerConfig) -> FaceForm:
             if getattr(config, field):
                 raise ConfigError(f"{field} tells of single faces, and those of a {kind} share codes: leave it out")
         step = config.codes_per_step or tokenizer.codes_per_step or 1
-        return FaceForm(
-            tokenizer.vocab_size, 1, step, corners, False, tokenizer.num_places, tokenizer.num_discrete_coors
-        )
+        told = (tokenizer.num_places, tokenizer.num_discrete_coors, tokenizer.digits, tokenizer.num_hints)
+        return FaceForm(tokenizer.vocab_size, 1, step, corners, False, *told)
     if config.codes_per_step not in (0, tokens):
         raise ConfigError(f"codes_per_step = {config.codes_per_step}, but a face of a {kind} is {tokens}: leave it out")
     whole = tokens % corners == 0

@@ -1,0 +1,170 @@
+"""Codes that are spelt: each is a few digits, said one after the other, every digit by a small softmax of its own.
+
+What codes have in common, such as a step of nothing along an axis, is learned once. And where the tokenizer knows with
+which digit a coordinate becomes that of a vertex nearby, a score is added there: meshes are full of such coordinates.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import repeat
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from meshgpt.transformer.heads import wide
+
+
+class SpeltEmbedding(nn.Module):
+    """The sum of a vector for each digit of a code."""
+
+    digits: Tensor
+
+    def __init__(self, digits: Int[Tensor, "v d"], dim: int):
+        super().__init__()
+        bases = (digits.amax(dim=0) + 1).tolist()
+        first = torch.tensor([sum(bases[:place]) for place in range(len(bases))])
+        self.register_buffer("digits", digits + first, persistent=False)
+        self.table = nn.Embedding(sum(bases), dim)
+        nn.init.normal_(self.table.weight, std=0.4)
+
+    def forward(self, codes: Int[Tensor, "*n"]) -> Float[Tensor, "*n d"]:
+        return self.table(self.digits[codes]).sum(dim=-2)
+
+
+class SpellingHead(nn.Module):
+    """p(code) as a product over its digits, and p(end), which is one more class of the first, where that is allowed.
+
+    digits: (v d), those of each code, no two alike. hints: how many places are told of, for each digit, as a digit with
+    which the coordinate is that of the place, -1 for none.
+    """
+
+    pointer = None  # that of a `CodeHead`
+    digits: Tensor
+
+    def __init__(self, digits: Int[Tensor, "v d"], dim: int, hints: int):
+        super().__init__()
+        self.vocab_size, self.places = digits.shape
+        bases = (digits.amax(dim=0) + 1).tolist()
+        self.register_buffer("digits", digits, persistent=False)
+        begins = torch.zeros(len(digits), dtype=torch.long)  # the number of the beginning that each code has
+        for place, base in enumerate(bases):
+            last = place + 1 == self.places
+            longer = torch.unique(begins * base + digits[:, place], return_inverse=True)[1]
+            after = torch.full((int(begins.max()) + 1, base), -1)
+            after[begins, digits[:, place]] = torch.arange(len(digits)) if last else longer
+            example = torch.zeros(len(after), dtype=torch.long).scatter_(0, begins, torch.arange(len(digits)))
+            # of each code; by beginning and digit, the longer beginning or at last the code; a code with each beginning
+            for name, table in (("begins", begins), ("after", after), ("example", example)):
+                self.register_buffer(f"{name}{place}", table, persistent=False)
+            begins = longer
+        self.first = nn.Linear(dim, bases[0] + 1)
+        self.mix = nn.ModuleList(nn.Linear(dim, dim) for _ in bases[1:])
+        self.said = nn.ModuleList(nn.Embedding(base, dim) for base in bases[:-1])
+        self.out = nn.ModuleList(nn.Linear(dim, base) for base in bases[1:])
+        for table in self.said.parameters():
+            nn.init.normal_(table, std=0.4)
+        self.to_hints = nn.ModuleList(nn.Linear(dim, hints) for _ in bases) if hints else None
+        for weight in () if self.to_hints is None else self.to_hints.parameters():
+            nn.init.zeros_(weight)
+
+    def nats(
+        self, hidden: Float[Tensor, "m d"], codes: Int[Tensor, " m"], may_end: Tensor, hints: Tensor | None = None
+    ) -> Float[Tensor, " m"]:
+        """-log p of each code (the end is `vocab_size`), in nats. hints: (m d c)."""
+        is_end = codes == self.vocab_size
+        codes = torch.where(is_end, 0, codes)
+        digits = self.digits[codes]
+        first = self._first(hidden, may_end, hints)
+        nats = -first.gather(-1, torch.where(is_end, first.shape[-1] - 1, digits[:, 0])[:, None])[:, 0]
+        for place in range(1, self.places):
+            scores = self._scores(place, hidden, digits, self._of("begins", place)[codes], hints)
+            nats = nats + F.cross_entropy(scores, digits[:, place], reduction="none").masked_fill(is_end, 0.0)
+        return nats
+
+    def logits(
+        self, hidden: Float[Tensor, "b d"], may_end: Tensor, hints: Tensor | None = None
+    ) -> Float[Tensor, "b v"]:
+        """log p of every code and, last, of the end: (b, vocab_size + 1)."""
+        first = self._first(hidden, may_end, hints)
+        total = first[:, self.digits[:, 0]]
+        for place in range(1, self.places):
+            is_open = (self._of("after", place) >= 0).sum(dim=-1) > 1  # leaves a choice
+            begins = is_open.nonzero().squeeze(-1)
+            number = (is_open.cumsum(dim=0) - 1).clamp(min=0)  # among the open ones
+            digits = repeat(self.digits[self._of("example", place)[begins]], "p k -> b p k", b=len(hidden))
+            told = None if hints is None else repeat(hints, "b k c -> b p k c", p=len(begins))
+            wider = repeat(hidden, "b e -> b p e", p=len(begins))
+            scores = self._scores(place, wider, digits, begins.expand(len(hidden), -1), told).log_softmax(dim=-1)
+            own = self._of("begins", place)
+            total = total + torch.where(is_open[own], scores[:, number[own], self.digits[:, place]], 0.0)
+        return torch.cat((total, first[:, -1:]), dim=-1)
+
+    def sample(
+        self, hidden: Float[Tensor, "b d"], uniform: Float[Tensor, "b 2"], may_end: Tensor, hints: Tensor | None = None
+    ) -> Int[Tensor, " b"]:
+        """One code a row from the distribution as it is; what a draw leaves of its number makes the next draw."""
+        digit, rest = draw_and_rest(self._first(hidden, may_end, hints), uniform[:, 0])
+        is_end = digit == self._of("after", 0).shape[1]
+        digits = torch.zeros(len(hidden), self.places, dtype=torch.long, device=hidden.device)
+        digits[:, 0] = torch.where(is_end, 0, digit)
+        begun = self._of("after", 0)[0, digits[:, 0]]
+        for place in range(1, self.places):
+            scores = self._scores(place, hidden, digits, begun, hints)
+            digits[:, place], rest = draw_and_rest(scores.log_softmax(dim=-1), rest)
+            begun = self._of("after", place)[begun, digits[:, place]]
+        return torch.where(is_end, self.vocab_size, begun)
+
+    def _first(self, hidden: Tensor, may_end: Tensor, hints: Tensor | None) -> Float[Tensor, "b c"]:
+        scores = wide(self.first(hidden))
+        ends = torch.where(may_end, scores[..., -1], -torch.inf)
+        codes = self._with_hints(0, scores[..., :-1], hidden, hints)
+        return torch.cat((codes, ends[..., None]), dim=-1).log_softmax(dim=-1)
+
+    def _scores(
+        self, place: int, hidden: Tensor, digits: Tensor, begun: Tensor, hints: Tensor | None
+    ) -> Float[Tensor, "*n c"]:
+        """Of the digit at `place` behind the others; -inf for those that no code has there."""
+        said = sum(self.said[before](digits[..., before]) for before in range(place))
+        vectors = F.silu(self.mix[place - 1](hidden) + said)
+        scores = self._with_hints(place, wide(self.out[place - 1](vectors)), vectors, hints)
+        return scores.masked_fill(self._of("after", place)[begun] < 0, -torch.inf)
+
+    def _with_hints(self, place: int, scores: Tensor, vectors: Tensor, hints: Tensor | None) -> Tensor:
+        if self.to_hints is None or hints is None:
+            return scores
+        told = hints[..., place, :]
+        added = torch.where(told >= 0, wide(self.to_hints[place](vectors)), 0.0)
+        return scores.scatter_add(-1, told.clamp(min=0), added.to(scores.dtype))
+
+    def _of(self, name: str, place: int) -> Tensor:
+        return getattr(self, f"{name}{place}")
+
+
+@dataclass(frozen=True)
+class HintedHead:
+    """A `SpellingHead` with what is known around a code: the same two questions, answered with it."""
+
+    head: SpellingHead
+    hints: Tensor | None  # (b d c)
+
+    def logits(self, hidden: Float[Tensor, "b d"], may_end: Bool[Tensor, " b"]) -> Float[Tensor, "b v"]:
+        """log p of every code and, last, of the end."""
+        return self.head.logits(hidden, may_end, self.hints)
+
+    def sample(self, hidden: Float[Tensor, "b d"], uniform: Tensor, may_end: Tensor) -> Int[Tensor, " b"]:
+        """One code a row; `uniform` (b 2) in [0, 1)."""
+        return self.head.sample(hidden, uniform, may_end, self.hints)
+
+
+def draw_and_rest(
+    log_probs: Float[Tensor, "b v"], uniform: Float[Tensor, " b"]
+) -> tuple[Int[Tensor, " b"], Float[Tensor, " b"]]:
+    """What `draw` gives, and where within its share the number fell, which is uniform in [0, 1) again."""
+    cumulative = log_probs.double().exp().cumsum(dim=-1)
+    threshold = uniform.double() * cumulative[:, -1]
+    index = torch.searchsorted(cumulative, threshold[:, None], right=True).squeeze(-1)
+    index = torch.minimum(index, (cumulative < cumulative[:, -1:]).sum(dim=-1))
+    end = cumulative.gather(1, index[:, None])[:, 0]
+    begin = F.pad(cumulative, (1, 0)).gather(1, index[:, None])[:, 0]
+    return index, ((threshold - begin) / (end - begin).clamp(min=1e-300)).clamp(0.0, 1 - 1e-12)
