@@ -1,6 +1,6 @@
 """Train a transformer on the tokens of a data set, and save tokenizer and transformer as one pipeline.
 
-python examples/04_train_transformer.py --data cc0-lowpoly --tokenizer runs/tokenizer --out runs/transformer
+python examples/04_train_transformer.py --data cc0-lowpoly --out runs/transformer
 accelerate launch examples/04_train_transformer.py --data my_data/ --tokenizer runs/tokenizer --preset base
 """
 
@@ -16,13 +16,14 @@ from meshgpt import (
     MeshPipeline,
     MeshTransformer,
     MeshTransformerTrainer,
+    PatchTokenizer,
 )
 from meshgpt.training.presets import preset
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--data", default="tiny", help="a folder from `meshgpt data build`, or a bundled name")
 parser.add_argument("--max-faces", type=int, default=200)
-parser.add_argument("--tokenizer", default="lowpoly", help="the folder of a run, or a bundled name")
+parser.add_argument("--tokenizer", help="a learned one: the folder of a run, or a bundled name; else patches")
 parser.add_argument("--preset", default="tiny")
 parser.add_argument("--steps", type=int, help="instead of the preset's")
 parser.add_argument("--variants", type=int, help="augmented forms of each mesh, instead of the preset's")
@@ -31,7 +32,7 @@ parser.add_argument("--resume", action="store_true")
 arguments = parser.parse_args()
 
 train, val = MeshDataset(arguments.data).filter(max_faces=arguments.max_faces).train_and_val()
-tokenizer = MeshAutoencoder.from_pretrained(arguments.tokenizer)
+tokenizer = MeshAutoencoder.from_pretrained(arguments.tokenizer) if arguments.tokenizer else PatchTokenizer()
 chosen = preset("transformer", arguments.preset)
 settings = {**chosen.training, "checkpoint_folder": str(arguments.out)}
 if arguments.steps:

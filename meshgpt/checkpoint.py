@@ -37,11 +37,13 @@ class Pretrained:
     """Mixin for models that are saved and loaded: `save_pretrained`, `from_pretrained`, `push_to_hub`.
 
     A subclass names its `config_class` and the `part` of a pipeline it is ("tokenizer" or "transformer"), keeps its
-    config in `.config` and is built by `cls(*args, config)`, where `args` are those of `from_pretrained`.
+    config in `.config` and is built by `cls(*args, config)`, where `args` are those of `from_pretrained`. In a folder of
+    several models, one called `beside` is that of this class, where the `part` of the pipeline there may be of another.
     """
 
     config_class: ClassVar[type[Config]]
     part: ClassVar[str]
+    beside: ClassVar[str | None] = None
     config: Any
 
     def save_pretrained(self, folder: str | Path, dtype: str | None = None) -> Path:
@@ -56,7 +58,7 @@ class Pretrained:
         `args` go to the constructor before the config. Weights stored in fewer bits come back as float32. Raises
         `CheckpointError` for a model that is missing, damaged or of another class.
         """
-        folder = find_model(name_or_folder, cls.part, revision)
+        folder = find_model(name_or_folder, cls.part, revision, cls.beside)
         model = cls(*args, load_config(folder, cls))
         if isinstance(model, nn.Module):
             load_weights(model, folder)
@@ -211,16 +213,17 @@ def fill_module(model: nn.Module, tensors: dict[str, Tensor], where: str) -> Non
 
 
 @no_type_check
-def find_model(name_or_folder, part: str, revision: str | None = None) -> Path:
+def find_model(name_or_folder, part: str, revision: str | None = None, beside: str | None = None) -> Path:
     """The folder that holds a model: itself, or its subfolder `part`; a bundled model; or one from the Hub.
 
-    Raises `CheckpointError` that lists what was tried.
+    A subfolder `beside`, where that is named, comes before `part`. Raises `CheckpointError` that lists what was tried.
     """
-    folder = _model_in(Path(name_or_folder), part)
+    names = (part,) if beside is None else (beside, part)
+    folder = _model_in(Path(name_or_folder), names)
     if folder is not None:
         return folder
     name = str(name_or_folder)
-    folder = _model_in(BUNDLED_MODELS / name, part) if name.isidentifier() or "/" not in name else None
+    folder = _model_in(BUNDLED_MODELS / name, names) if name.isidentifier() or "/" not in name else None
     if folder is not None:
         return folder
     bundled = ", ".join(bundled_models()) or "none"
@@ -229,7 +232,7 @@ def find_model(name_or_folder, part: str, revision: str | None = None) -> Path:
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         what = f"there is no folder and no bundled model '{name}' (bundled: {bundled})"
         raise CheckpointError(f"{what}; give a folder, a bundled name, or a Hub repository as 'owner/name'")
-    return _download(name, part, revision, bundled)
+    return _download(name, names, revision, bundled)
 
 
 def bundled_models() -> list[str]:
@@ -237,19 +240,21 @@ def bundled_models() -> list[str]:
     return sorted(path.name for path in BUNDLED_MODELS.glob("*") if path.is_dir())
 
 
-def _model_in(folder: Path, part: str) -> Path | None:
-    places = (folder, folder / SAVED_PARTS / part, folder / part)
+def _model_in(folder: Path, names: tuple[str, ...]) -> Path | None:
+    places = (folder, *(place for name in names for place in (folder / SAVED_PARTS / name, folder / name)))
     return next((path for path in places if (path / CONFIG_FILE).is_file()), None)
 
 
 @no_type_check
-def _download(name: str, part: str, revision: str | None, bundled: str) -> Path:
+def _download(name: str, names: tuple[str, ...], revision: str | None, bundled: str) -> Path:
     from huggingface_hub import snapshot_download
 
-    wanted = [f"{prefix}{file}" for prefix in ("", f"{part}/") for file in (CONFIG_FILE, WEIGHTS_FILE)]
+    wanted = [
+        f"{prefix}{file}" for prefix in ("", *(f"{part}/" for part in names)) for file in (CONFIG_FILE, WEIGHTS_FILE)
+    ]
     try:
         folder = _model_in(
-            Path(snapshot_download(name, revision=revision, allow_patterns=wanted, etag_timeout=2)), part
+            Path(snapshot_download(name, revision=revision, allow_patterns=wanted, etag_timeout=2)), names
         )
     except Exception as error:  # the hub has many kinds of errors; all mean that the model is not here
         reason = str(error).strip().split("\n")[0]
@@ -258,7 +263,7 @@ def _download(name: str, part: str, revision: str | None, bundled: str) -> Path:
             f"Without a network: give the folder of a model, or the name of a bundled one ({bundled})"
         ) from error
     if folder is None:
-        raise CheckpointError(f"the Hub repository '{name}' holds no {part}: it has no {CONFIG_FILE}")
+        raise CheckpointError(f"the Hub repository '{name}' holds no {names[-1]}: it has no {CONFIG_FILE}")
     return folder
 
 

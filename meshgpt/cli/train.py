@@ -30,7 +30,8 @@ def add_commands(commands: argparse._SubParsersAction, shared: argparse.Argument
     tokenizer = parts.add_parser("tokenizer", parents=[shared], help="meshes to tokens and back")
     tokenizer.set_defaults(run=run_tokenizer)
     transformer = parts.add_parser("transformer", parents=[shared], help="writes tokens, and so meshes")
-    transformer.add_argument("--tokenizer", default="lowpoly", help="a run, a bundled or Hub name, 'coordinates', ...")
+    which = "patches (the default), coordinates, half-edges or strips; a run, a bundled or Hub name for a learned one"
+    transformer.add_argument("--tokenizer", default="patches", help=which)
     kinds = "what it can be asked for; points are of the surface, categories those of the data"
     transformer.add_argument("--condition", nargs="+", choices=CONDITIONS, default=[], metavar="KIND", help=kinds)
     begin = "begin with the weights of a transformer, which may take other conditions: a run, bundled or Hub name"

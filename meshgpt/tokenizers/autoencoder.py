@@ -46,7 +46,7 @@ class MeshAutoencoder(nn.Module, MeshTokenizer, Pretrained):
     """
 
     config_class = MeshAutoencoderConfig
-    part = "tokenizer"
+    part, beside = "tokenizer", "autoencoder"
     smoothing: Tensor
 
     def __init__(self, config: MeshAutoencoderConfig | None = None, **fields):
