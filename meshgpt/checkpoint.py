@@ -37,8 +37,8 @@ class Pretrained:
     """Mixin for models that are saved and loaded: `save_pretrained`, `from_pretrained`, `push_to_hub`.
 
     A subclass names its `config_class` and the `part` of a pipeline it is ("tokenizer" or "transformer"), keeps its
-    config in `.config` and is built by `cls(*args, config)`, where `args` are those of `from_pretrained`. In a folder of
-    several models, one called `beside` is that of this class, where the `part` of the pipeline there may be of another.
+    config in `.config` and is built by `cls(*args, config)`, where `args` are those of `from_pretrained`. A folder may
+    hold one of this class under the name `beside`, where the `part` of the pipeline there is of another class.
     """
 
     config_class: ClassVar[type[Config]]
@@ -249,9 +249,8 @@ def _model_in(folder: Path, names: tuple[str, ...]) -> Path | None:
 def _download(name: str, names: tuple[str, ...], revision: str | None, bundled: str) -> Path:
     from huggingface_hub import snapshot_download
 
-    wanted = [
-        f"{prefix}{file}" for prefix in ("", *(f"{part}/" for part in names)) for file in (CONFIG_FILE, WEIGHTS_FILE)
-    ]
+    prefixes = ("", *(f"{part}/" for part in names))
+    wanted = [f"{prefix}{file}" for prefix in prefixes for file in (CONFIG_FILE, WEIGHTS_FILE)]
     try:
         folder = _model_in(
             Path(snapshot_download(name, revision=revision, allow_patterns=wanted, etag_timeout=2)), names

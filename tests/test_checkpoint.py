@@ -235,6 +235,15 @@ def test_the_part_of_a_pipeline_folder_is_found(tmp_path):
     assert checkpoint.find_model(tmp_path, "toy") == tmp_path / "toy"
 
 
+def test_a_model_beside_the_pipeline_is_found_by_its_own_class(tmp_path, monkeypatch):
+    Toy().save_pretrained(tmp_path / "toy")
+    monkeypatch.setattr(Toy, "beside", "other")
+    assert checkpoint.find_model(tmp_path, Toy.part, beside=Toy.beside) == tmp_path / "toy"
+    Toy().save_pretrained(tmp_path / "other")
+    assert checkpoint.find_model(tmp_path, Toy.part, beside=Toy.beside) == tmp_path / "other"
+    assert Toy.from_pretrained(tmp_path) is not None
+
+
 def test_bundled_models_are_found_by_name(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "BUNDLED_MODELS", tmp_path)
     Toy().save_pretrained(tmp_path / "lowpoly" / "toy")
