@@ -137,7 +137,7 @@ class MeshPipeline:
         negative_text = options.pop("negative_text", None)
         if negative_text is not None and wishes.texts is None:
             raise GenerationError("negative_text without text: there is nothing that it could change")
-        options, candidates, num_points = self._options(wishes, options)
+        options, candidates, num_points = self.options_for(wishes, options)
         seeds = self._seeds(seed, wishes.count)
         codes = None if prompt is None else self.prompt_codes(prompt)
         conditions = wishes.conditions(self.transformer.conditions_of, num_points)
@@ -205,7 +205,7 @@ class MeshPipeline:
             raise GenerationError(f"{keep:g} of the {grid.num_faces} faces of the mesh is none: keep more")
         return Mesh(*drop_unused_vertices(grid.vertices, grid.faces[:count]))
 
-    def _options(self, wishes: Wishes, options: dict[str, Any]) -> tuple[dict[str, Any], int, int]:
+    def options_for(self, wishes: Wishes, options: dict[str, Any]) -> tuple[dict[str, Any], int, int]:
         """Keywords of the transformer, the number of candidates, and of points shown of a shape."""
         scales = [options.get(name) for name in ("cond_scale", "cond_scale_end")]
         if not wishes.are_any and any(scale not in (None, 1) for scale in scales):
@@ -233,12 +233,13 @@ class MeshPipeline:
         new = []
         for row, codes, reason in zip(rows, result.codes, result.stopped_by, strict=True):
             target = None if wishes.targets is None else wishes.targets[row]
-            new.append(self._written(codes[codes >= 0], seeds[row], reason, target))
+            new.append(self.result_of(codes[codes >= 0], seeds[row], reason, target))
         faces = [None] * len(rows) if wishes.faces is None else [wishes.faces[row] for row in rows]
         keys = [partial(faults, faces=each) for each in faces]
         return [min(pair, key=key) for *pair, key in zip(best, new, keys, strict=True)] if best else new
 
-    def _written(self, codes: Tensor, seed: int, reason: str, target: Target | None) -> GeneratedMesh:
+    def result_of(self, codes: Tensor, seed: int, reason: str, target: Target | None = None) -> GeneratedMesh:
+        """What codes (n,) stand for: in the place of the shape to follow and compared with it, or on the ground."""
         if target is None:
             return GeneratedMesh(self.finished(codes), seed, codes, reason)
         mesh = self.decoded(codes)
