@@ -4,15 +4,18 @@
     python benchmarks/retopology.py --what budgets --budgets 50 100 150 200
 
 Validation meshes of up to --max-faces faces, each cut into --dense triangles or more, are the input. Compared with it,
-by 10,000 points and normalised: the best of --candidates seeds of the model, quadric decimation to as many faces, and
-the nearest mesh of the training set; `input` is the input beside other points of itself, the least that can be reached.
-For a model that takes no points, decimation goes to the number of faces that the mesh had before it was cut. Budgets:
-the share of meshes asked for N faces that have within 20 % of N. Prints one JSON object.
+by 10,000 points and normalised: the best of --candidates seeds of the model, the best that a search of --search begun
+meshes finds, quadric decimation to as many faces, and the nearest mesh of the training set; each as it is and with its
+vertices fitted to the input (`fit_to_surface`), which helps whatever it is given. `input` is the input beside other
+points of itself, the least that can be reached. For a model that takes no points, decimation goes to the number of
+faces that the mesh had before it was cut. Budgets: the share of meshes asked for N faces that have within 20 % of N.
+Prints one JSON object.
 """
 
 import argparse
 import json
 import time
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,10 +24,21 @@ import torch
 from tqdm import tqdm
 
 from meshgpt.data.dataset import MeshDataset
+from meshgpt.data.nearest import NearestMeshes
 from meshgpt.errors import GenerationError
+from meshgpt.mesh.camera import Camera
 from meshgpt.mesh.mesh import Mesh
-from meshgpt.pipeline import BUDGET_TOLERANCE, GeneratedMesh, MeshPipeline
-from meshgpt.retopology import Likeness, Retopology, compared, nearest_meshes, retopologize
+from meshgpt.mesh.picture import contact_sheet, save_png
+from meshgpt.pipeline import BUDGET_TOLERANCE, GeneratedMesh, MeshPipeline, faults
+from meshgpt.retopology import (
+    Likeness,
+    best_fitted,
+    compared,
+    fitted_to,
+    likeness,
+    nearest_meshes,
+    written_for,
+)
 from meshgpt.wishes import Target
 
 FIGURES = ("chamfer", "hausdorff", "normal_consistency", "signed_normal_consistency", "f_score")
@@ -43,6 +57,8 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=40, help="meshes of the validation split")
     parser.add_argument("--dense", type=int, default=5000, help="triangles of each input, at least")
     parser.add_argument("--candidates", type=int, default=8)
+    parser.add_argument("--search", type=int, default=0, help="so many begun meshes at once; 0: no search")
+    parser.add_argument("--picture", help="a PNG of the first meshes and what was made of them")
     parser.add_argument("--ask-faces", action="store_true", help="for as many faces as the mesh had before it was cut")
     parser.add_argument("--budgets", type=int, nargs="+", default=[50, 100, 150, 200])
     parser.add_argument("--samples", type=int, default=16, help="meshes of each budget")
@@ -67,25 +83,59 @@ def measured_retopology(pipe: MeshPipeline, options: argparse.Namespace) -> dict
     train, val = MeshDataset(options.data).train_and_val()
     val, known = val.filter(max_faces=options.max_faces), nearest_meshes(train)
     chosen = np.unique(np.linspace(0, len(val) - 1, min(options.count, len(val))).round().astype(int))
-    made, failed, start = [], 0, time.perf_counter()
+    made, seconds = [], Counter[str]()
     for place, index in enumerate(tqdm(chosen, unit=" meshes")):
         mesh = val.mesh(int(index)).triangulated()
-        shape = cut(mesh, options.dense)
-        if "points" not in pipe.transformer.config.kinds:
-            made.append(compared(Target.of(shape), GeneratedMesh(mesh, 0, torch.zeros(0), "end"), None, True, known))
-            continue
-        faces, seed = mesh.num_faces if options.ask_faces else None, options.seed + 1000 * place
-        try:
-            made.append(retopologize(pipe, shape, faces, options.candidates, seed, nearest=known, **sampling(options)))
-        except GenerationError as error:
-            tqdm.write(f"{val[int(index)].name}: {error}")
-            failed += 1
+        target = Target.of(cut(mesh, options.dense))
+        rows, spent = rows_of(pipe, target, mesh, known, options.seed + 1000 * place, options)
+        made.append(rows)
+        seconds.update(spent)
+        tqdm.write(f"{val[int(index)].name}: {', '.join(f'{row} {rows[row].report.chamfer:.4f}' for row in rows)}")
+    if options.picture:
+        save_png(drawn(made[:8]), options.picture)
     return {
         "meshes": len(chosen),
         "candidates": options.candidates,
-        "seconds_a_mesh": round((time.perf_counter() - start) / len(chosen), 2),
-        **summed_up(made, failed, "points" in pipe.transformer.config.kinds),
+        "search": options.search,
+        "cpu_seconds_a_mesh": {name: round(spent / len(chosen), 2) for name, spent in seconds.items()},
+        **summed_up(made),
     }
+
+
+def rows_of(
+    pipe: MeshPipeline, target: Target, mesh: Mesh, known: NearestMeshes, seed: int, options: argparse.Namespace
+) -> tuple[dict[str, Likeness], dict[str, float]]:
+    """What could stand for a shape, by the name of its row, and the time of the model, the search, and all fits."""
+    found, spent = {}, {}
+    if "points" in pipe.transformer.config.kinds:
+        faces = mesh.num_faces if options.ask_faces else None
+        for name, search in (("model", None), ("search", options.search)) if options.search else (("model", None),):
+            start = time.process_time()
+            try:
+                found[name] = written_for(pipe, target, faces, options.candidates, seed, search, **sampling(options))
+            except GenerationError as error:
+                tqdm.write(str(error))
+            spent[name] = time.process_time() - start
+    best = {name: min(written, key=faults) for name, written in found.items()}
+    one = best.get("model", GeneratedMesh(mesh, 0, torch.zeros(0), "end"))
+    made, start = compared(target, one, None, True, known), time.process_time()
+    rows = {"input": made.itself, **{name: likeness(name, target, item.mesh) for name, item in best.items()}}
+    fitted = {f"{name}_fitted": best_fitted(written, target)[1] for name, written in found.items()}
+    for item in filter(None, (made.decimated, made.nearest)):
+        rows[item.name], fitted[f"{item.name}_fitted"] = item, fitted_to(target, item.mesh)
+    spent["fits"] = time.process_time() - start
+    return {**rows, **{name: likeness(name, target, mesh) for name, mesh in fitted.items()}}, spent
+
+
+def drawn(made: Sequence[dict[str, Likeness]]) -> np.ndarray:
+    """(h, w, 3): a row a shape, a column for each thing that could stand for it."""
+    names = list(dict.fromkeys(name for rows in made for name in rows))
+    nothing = Mesh(np.zeros((0, 3)), np.zeros((0, 3), dtype=np.int64))
+    strips = []
+    for rows in made:
+        meshes = [rows[name].mesh if name in rows else nothing for name in names]
+        strips.append(contact_sheet(meshes, len(names), 192, names, Camera().fitted(rows["input"].mesh)))
+    return np.concatenate(strips)
 
 
 def cut(mesh: Mesh, least: int) -> Mesh:
@@ -114,25 +164,17 @@ def cut(mesh: Mesh, least: int) -> Mesh:
     return Mesh(vertices, faces)
 
 
-def summed_up(made: Sequence[Retopology], failed: int, with_model: bool) -> dict[str, Any]:
-    """Mean and median of each figure; for a model also how often it is ahead of the others in Chamfer distance."""
-    rows = {
-        "input": [item.itself for item in made],
-        "model": [item.result for item in made if with_model],
-        "decimated": [item.decimated for item in made],
-        "nearest": [item.nearest for item in made],
-    }
-    figures: dict[str, Any] = {name: averaged([item for item in row if item]) for name, row in rows.items()}
-    fits = [item.decimated is not None and item.decimated.note != "goes no further" for item in made]
+def summed_up(made: Sequence[dict[str, Likeness]]) -> dict[str, Any]:
+    """Mean and median of each figure; of what the model wrote, how often it is ahead of others in Chamfer distance."""
+    names = list(dict.fromkeys(name for rows in made for name in rows))
+    figures: dict[str, Any] = {name: averaged([rows[name] for rows in made if name in rows]) for name in names}
+    fits = [rows["decimated"].note != "goes no further" for rows in made if "decimated" in rows]
     figures["decimated"]["reaches_the_budget"] = round(float(np.mean(fits)), 3)
-    if not with_model:
-        return {**figures, "model": "takes no points"}
-    figures["failed"] = failed
-    figures["ended_by_the_model"] = round(np.mean([item.generated.stopped_by == "end" for item in made]).item(), 3)
-    for name in ("nearest", "decimated"):
-        pairs = [(item.report, getattr(item, name)) for item in made]
-        ahead = sum(other is None or mine.chamfer < other.report.chamfer for mine, other in pairs)
-        figures[f"ahead_of_{name}"] = round(ahead / max(len(made) + failed, 1), 3)
+    for mine in (name for name in names if name.startswith(("model", "search"))):
+        for other in (name for name in names if name.startswith(("nearest", "decimated"))):
+            both = [(rows[mine], rows[other]) for rows in made if mine in rows and other in rows]
+            ahead = sum(one.report.chamfer < two.report.chamfer for one, two in both)
+            figures[mine][f"ahead_of_{other}"] = round(ahead / len(made), 3)
     return figures
 
 

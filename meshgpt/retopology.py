@@ -1,8 +1,9 @@
 """A light mesh for a dense one or a scan, beside what else could take its place: decimation, the nearest known mesh."""
 
 import math
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, no_type_check
@@ -15,15 +16,18 @@ from meshgpt.data.nearest import NearestMeshes
 from meshgpt.errors import ConditionError, DataError, GenerationError, MissingExtraError
 from meshgpt.mesh.camera import Camera
 from meshgpt.mesh.clouds import PointCloud
+from meshgpt.mesh.fitting import fit_to_surface
 from meshgpt.mesh.mesh import Mesh
 from meshgpt.mesh.picture import contact_sheet
 from meshgpt.mesh.surface import SurfaceReport, compare_surfaces
 from meshgpt.mesh.topology import topology_report
-from meshgpt.pipeline import BUDGET_TOLERANCE, GeneratedMesh, MeshPipeline, faults
+from meshgpt.pipeline import BUDGET_TOLERANCE, GeneratedMesh, faults
+from meshgpt.steering import SteeringConfig, steer
 from meshgpt.wishes import Target
 
 TRAINED_ON = "cc0-lowpoly"
 COMPARED = 10_000  # points of each surface
+FITTED = 3  # of the meshes written, the best so many are fitted to the shape
 COLUMNS = ("faces", "Chamfer", "Hausdorff", "normals", "signed", "F-score", "open edges")
 DRAWN = 1500  # points of a cloud in a picture
 _KNOWN: dict[str, NearestMeshes] = {}
@@ -57,13 +61,16 @@ class Likeness:
 class Retopology:
     """What `retopologize` gives: a light mesh in the place and size of the shape, and what it is measured against.
 
-    shape: what was given. itself: the shape beside other points of itself, which tells what the distances of a perfect
-    mesh would be; None for a cloud. decimated, nearest: None where they were not asked for, or `missing` says why.
+    shape: what was given. generated: the mesh as the model wrote it; `written` is the same one where it was fitted to
+    the shape afterwards, and None where it was not. itself: the shape beside other points of itself, which tells what
+    the distances of a perfect mesh would be; None for a cloud. decimated, nearest: None where they were not asked for,
+    or `missing` says why.
     """
 
     shape: Mesh | PointCloud
     faces: int | None
     generated: GeneratedMesh
+    written: Likeness | None
     result: Likeness
     itself: Likeness | None
     decimated: Likeness | None
@@ -81,7 +88,8 @@ class Retopology:
     @property
     def likenesses(self) -> list[Likeness]:
         """Those that there are, the shape itself first."""
-        return [item for item in (self.itself, self.result, self.decimated, self.nearest) if item is not None]
+        rows = (self.itself, self.written, self.result, self.decimated, self.nearest)
+        return [item for item in rows if item is not None]
 
     def table(self) -> str:
         """One line for each, under a line that names the columns, then why others are missing."""
@@ -97,7 +105,8 @@ class Retopology:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as JSON has them."""
-        rows = {"itself": self.itself, "result": self.result, "decimated": self.decimated, "nearest": self.nearest}
+        rows = {"itself": self.itself, "written": self.written, "result": self.result}
+        rows |= {"decimated": self.decimated, "nearest": self.nearest}
         return {
             "shape": repr(self.shape),
             "faces_asked": self.faces,
@@ -121,19 +130,21 @@ class Retopology:
 
 @no_type_check
 def retopologize(
-    pipe, shape, faces=None, candidates=8, seed=None, *, decimated=True, nearest: Any = TRAINED_ON, **options
+    pipe, shape, faces=None, candidates=8, seed=None, *, search=None, fit=True, nearest: Any = TRAINED_ON, **options
 ) -> Retopology:
-    """A light mesh that follows a dense mesh or a cloud: of `candidates` seeds the best, measured.
+    """A light mesh that follows a dense mesh or a cloud: of `candidates` seeds the best, fitted to it, and measured.
 
     pipe: a `MeshPipeline` whose model takes points. shape: a `Mesh`, a `PointCloud`, an array (n, 3) or (n, 6) with
     normals, or a file. faces: how many the mesh should have; no candidate gets more than a fifth beyond, nor any beyond
     where the model was not trained with budgets. seed: candidate i is written with seed + i, and the result tells which
     was the best: ended by the model, within a fifth of `faces`, nearest in Chamfer distance.
 
-    decimated: compares with quadric decimation to `faces` (or as many as the result has). nearest: with the nearest
-    mesh of a data set: a `MeshDataset`, of which the split "train" counts where there is one, a `NearestMeshes`, or
-    None for none. Further keywords are those of `MeshPipeline.generate`. Raises `ConditionError` for a model without
-    points and a budget below 1, `GenerationError` where no candidate has a face.
+    search: so many begun meshes at a time, or a `SteeringConfig`, in place of candidates: the shape decides while they
+    are written which go on (`steer`). fit: the vertices of the best few are moved onto the shape (`fit_to_surface`),
+    and of these the best is kept. nearest: compares with the nearest mesh of a data set: a `MeshDataset`, of which the
+    split "train" counts where there is one, a `NearestMeshes`, or None for none. decimated (True): with quadric
+    decimation to `faces`, or as many as the result has. Further keywords are those of `MeshPipeline.generate`. Raises
+    `ConditionError` for a model without points and a budget below 1, `GenerationError` where no candidate has a face.
     """
     kinds = pipe.transformer.config.kinds
     if "points" not in kinds:
@@ -146,30 +157,57 @@ def retopologize(
         raise ConditionError(f"faces must be a number of at least 1, got {faces}")
     if candidates < 1:
         raise GenerationError(f"candidates must be at least 1, got {candidates}")
-    target = Target.of(shape)
-    generated = _best(pipe, target, faces, candidates, seed, options)
-    return compared(target, generated, faces, decimated, nearest)
+    target, decimated = Target.of(shape), options.pop("decimated", True)
+    written = written_for(pipe, target, faces, candidates, seed, search, **options)
+    generated, fitted = best_fitted(written, target, faces) if fit else (min(written, key=_faults(faces)), None)
+    return compared(target, generated, faces, decimated, nearest, fitted)
 
 
 @no_type_check
-def _best(
-    pipe: MeshPipeline,
-    target: Target,
-    faces: int | None,
-    candidates: int,
-    seed: int | None,
-    options: dict[str, Any],
-) -> GeneratedMesh:
-    """The best candidate; they are written side by side, each as its seed alone would be."""
+def written_for(pipe, target, faces=None, candidates=8, seed=None, search=None, **options) -> list[GeneratedMesh]:
+    """Meshes to choose from, each with a surface: candidates, or what a search found; see `retopologize`."""
     if faces is not None:
         is_soft = pipe.transformer.config.takes("num_faces")
         options = {"max_faces": math.ceil(faces * (1 + BUDGET_TOLERANCE)) if is_soft else faces, **options}
         options |= {"faces": faces} if is_soft else {}
-    written = pipe.generate(seed=seed, num_meshes=candidates, points=target, candidates=1, **options)
-    best = min(written, key=lambda item: faults(item, faces))
-    if best.mesh.face_areas.sum() == 0:
-        raise GenerationError(f"none of the {candidates} candidates has a face: try another seed or a trained model")
-    return best
+    if search is None:
+        written = pipe.generate(seed=seed, num_meshes=candidates, points=target, candidates=1, **options)
+        tried = f"the {candidates} candidates"
+    else:
+        config = search if isinstance(search, SteeringConfig) else SteeringConfig(particles=search)
+        written = steer(pipe, target, seed=seed, config=config, **options)
+        tried = f"the {len(written)} meshes found"
+    solid = [item for item in written if item.mesh.face_areas.sum() > 0]
+    if not solid:
+        raise GenerationError(f"none of {tried} has a face: try another seed or a trained model")
+    return solid
+
+
+@no_type_check
+def best_fitted(
+    written: Sequence[GeneratedMesh], target: Target, faces: int | None = None, count: int = FITTED
+) -> tuple[GeneratedMesh, Mesh]:
+    """Of the best `count` meshes that were written for a shape the one that is best when fitted, and so fitted."""
+    few = sorted(written, key=_faults(faces))[:count]
+    fitted = [fitted_to(target, item.mesh) for item in few]
+    after = [
+        replace(item, mesh=mesh, fit=target.compare(Mesh(target.frame.normalize(mesh.vertices), mesh.faces)))
+        for item, mesh in zip(few, fitted, strict=True)
+    ]
+    best = min(range(len(few)), key=lambda index: faults(after[index], faces))
+    return few[best], fitted[best]
+
+
+@no_type_check
+def fitted_to(target: Target, mesh: Mesh) -> Mesh:
+    """A mesh that lies where the shape does, fitted to it."""
+    placed = Mesh(target.frame.normalize(mesh.vertices), mesh.faces)
+    fitted = fit_to_surface(placed, target.shape)
+    return mesh if fitted is placed else target.frame.restore_mesh(fitted)
+
+
+def _faults(faces: int | None) -> Callable[[GeneratedMesh], tuple[int, float, float]]:
+    return partial(faults, faces=faces)
 
 
 @no_type_check
@@ -179,8 +217,12 @@ def compared(
     faces: int | None = None,
     decimated: bool = True,
     nearest: Any = TRAINED_ON,
+    fitted: Mesh | None = None,
 ) -> Retopology:
-    """The mesh that was written for a shape, measured beside what else could take its place; see `retopologize`."""
+    """The mesh that was written for a shape, measured beside what else could take its place; see `retopologize`.
+
+    fitted: the same mesh fitted to the shape, which is then the result.
+    """
     fewer, missing = None, {}
     if decimated:
         try:
@@ -188,10 +230,12 @@ def compared(
         except (ConditionError, DataError, MissingExtraError) as error:
             missing["decimated"] = str(error)
     known = None if nearest is None else _nearest(target, nearest)
-    result = _likeness("result", target, generated.mesh, f"seed {generated.seed}")
+    note = f"seed {generated.seed}"
+    written = None if fitted is None else likeness("written", target, generated.mesh, note)
+    result = likeness("result", target, generated.mesh if fitted is None else fitted, "fitted" if written else note)
     shape = target.placed
-    itself = _likeness("input", target, shape) if isinstance(shape, Mesh) else None
-    return Retopology(shape, faces, generated, result, itself, fewer, known, missing)
+    itself = likeness("input", target, shape) if isinstance(shape, Mesh) else None
+    return Retopology(shape, faces, generated, written, result, itself, fewer, known, missing)
 
 
 def _decimated(target: Target, budget: int) -> Likeness:
@@ -200,7 +244,7 @@ def _decimated(target: Target, budget: int) -> Likeness:
         raise ConditionError("a cloud has no faces that could be taken away")
     reduced = decimate(target.shape, budget)
     note = "has as few" if target.shape.num_faces <= budget else "goes no further" if reduced.num_faces > budget else ""
-    return _likeness("decimated", target, target.frame.restore_mesh(reduced), note)
+    return likeness("decimated", target, target.frame.restore_mesh(reduced), note)
 
 
 @no_type_check
@@ -209,7 +253,7 @@ def _nearest(target: Target, nearest: Any) -> Likeness:
     number = found.find(target.shape).index
     mesh = target.frame.restore_mesh(found.dataset.mesh(number).normalized())
     name = found.dataset[number].name if isinstance(found.dataset, MeshDataset) else str(number)
-    return _likeness("nearest", target, mesh, name)
+    return likeness("nearest", target, mesh, name)
 
 
 @no_type_check
@@ -224,7 +268,7 @@ def nearest_meshes(data) -> NearestMeshes:
     return _KNOWN.setdefault(dataset.fingerprint, NearestMeshes(dataset))
 
 
-def _likeness(name: str, target: Target, mesh: Mesh, note: str = "") -> Likeness:
+def likeness(name: str, target: Target, mesh: Mesh, note: str = "") -> Likeness:
     """Of a mesh that lies where the shape does."""
     normalized = Mesh(target.frame.normalize(mesh.vertices), mesh.faces)
     return Likeness(name, mesh, compare_surfaces(normalized, target.shape, COMPARED), note)

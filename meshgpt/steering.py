@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from scipy.spatial import KDTree
 from torch import Tensor
+from tqdm import tqdm
 
 from meshgpt.config import Config
 from meshgpt.errors import ConditionError, GenerationInterrupted
@@ -104,10 +105,13 @@ class _Search:
     def run(self, progress: bool) -> list[GeneratedMesh]:
         wanted = max(round(self.config.rounds * self.config.particles), 1)
         try:
-            while self.codes.shape[1] < self.most * self.unit and len(self.codes) and len(self.ended) < wanted:
-                self._write_chunk()
-        except GenerationInterrupted as interrupt:
-            raise GenerationInterrupted(self.ended + self._begun("interrupted"), None) from interrupt
+            with tqdm(total=self.most, disable=not progress, unit=" faces") as bar:
+                while self.codes.shape[1] < self.most * self.unit and len(self.codes) and len(self.ended) < wanted:
+                    self._write_chunk()
+                    bar.set_postfix(ended=len(self.ended), refresh=False)
+                    bar.update(self.codes.shape[1] // self.unit - bar.n)
+        except KeyboardInterrupt as interrupt:
+            raise GenerationInterrupted(self.ended + self._begun("interrupted")) from interrupt
         return self.ended + (self._begun("max_faces") if not self.ended else [])
 
     def _begun(self, reason: str) -> list[GeneratedMesh]:
@@ -136,7 +140,7 @@ class _Search:
             return
         self.followed = self.followed.select(rows).extended(self._corners(self.codes[:, count * self.unit :]))
         scores = self.followed.scores()
-        hopeful = np.flatnonzero(scores < self.least_chamfer)
+        hopeful = np.flatnonzero(self.followed.scores(optimistic=True) < self.least_chamfer)
         if not len(hopeful):
             self.codes = self.codes[:0]
             return
@@ -156,7 +160,7 @@ class _Search:
             self.seen.add(key)
             self.ended.append(self.pipe.result_of(codes, self.seed, "end", self.target))
 
-    def _corners(self, codes: Int[Tensor, "b n"]) -> Float[Tensor, "b n 3 3"]:
+    def _corners(self, codes: Int[Tensor, "b n"]) -> Float[Tensor, "b m 3 3"]:
         """The triangles, in [-1, 1], of faces just written."""
         tokenizer = self.pipe.tokenizer
         faces = tokenizer.decode_faces_alone(codes.reshape(-1, self.unit)).cpu()
@@ -224,12 +228,17 @@ class Followed:
         y, z = ahead[..., 1], ahead[..., 2]
         return (y < -LEVEL) | ((y <= LEVEL) & (z < -LEVEL))
 
-    def scores(self) -> Float[np.ndarray, " b"]:
-        """What `SurfaceReport.chamfer` may become if each goes on as all do on average; less is better."""
+    def scores(self, optimistic: bool = False) -> Float[np.ndarray, " b"]:
+        """What `SurfaceReport.chamfer` may become if each goes on as all do on average, or perfectly; less is better.
+
+        What no later face can cover counts as it is.
+        """
         settled = self.is_settled
-        usual = self.distances[settled].mean() if settled.any() else torch.tensor(FARTHEST)
+        usual, off = torch.tensor(0.0), torch.tensor(0.0)
+        if not optimistic:
+            usual = self.distances[settled].mean() if settled.any() else torch.tensor(FARTHEST)
+            off = self.missed.sum() / self.covered.sum().clamp(min=1e-12)
         uncovered = torch.where(settled, self.distances, self.distances.minimum(usual)).mean(dim=1)
-        off = self.missed.sum() / self.covered.sum().clamp(min=1e-12)
         rest = (self.area - self.covered).clamp(min=0)
         astray = (self.missed + rest * off) / (self.covered + rest).clamp(min=1e-12)
         return ((uncovered + astray) / 2).double().numpy()

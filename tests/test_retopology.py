@@ -1,6 +1,7 @@
 """A light mesh for a shape: the best seed, in the shape's place, honestly beside decimation and the nearest mesh."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,15 +11,22 @@ from meshgpt.data import decimate as decimation
 from meshgpt.data.nearest import SHORTLIST, NearestMeshes
 from meshgpt.errors import ConditionError, DataError, GenerationError, MissingExtraError
 from meshgpt.mesh.clouds import PointCloud
+from meshgpt.mesh.fitting import FitConfig, fit_to_surface
 from meshgpt.mesh.mesh import Mesh
 from meshgpt.mesh.surface import compare_surfaces, nearest_mesh
 from meshgpt.pipeline import faults
-from meshgpt.retopology import compared, nearest_meshes, retopologize
+from meshgpt.retopology import best_fitted, compared, fitted_to, nearest_meshes, retopologize
+from meshgpt.steering import SteeringConfig, steer
 from meshgpt.wishes import Target
 
 PLACE = np.array([5.0, -2.0, 30.0])
 DENSE = Mesh(CUBE.vertices * 7 + PLACE, CUBE.faces)
 CLOUD = PointCloud.from_mesh(DENSE, 500, 0)
+
+
+def in_place(target, mesh):
+    """The mesh where the normalised shape is."""
+    return Mesh(target.frame.normalize(mesh.vertices), mesh.faces)
 
 
 class Shelf:
@@ -32,6 +40,14 @@ class Shelf:
 
     def mesh(self, index):
         return self.meshes[index]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_fits():
+    quick = partial(fit_to_surface, config=FitConfig(points=300, steps=1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("meshgpt.retopology.fit_to_surface", quick)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -85,9 +101,30 @@ def test_meshes_without_a_surface_are_passed_over():
 def test_the_best_seed_is_kept_in_the_place_of_the_shape(pipe, made):
     written = pipe.generate(mesh=DENSE, seed=0, num_meshes=3, candidates=1)
     best = min(written, key=faults)
-    assert made.generated.seed == best.seed and np.array_equal(made.mesh.vertices, best.mesh.vertices)
-    alone = retopologize(pipe, DENSE, candidates=1, seed=best.seed, nearest=None)
+    plain = retopologize(pipe, DENSE, candidates=3, seed=0, nearest=None, fit=False)
+    assert plain.written is None and plain.generated.seed == best.seed
+    assert np.array_equal(plain.mesh.vertices, best.mesh.vertices) and plain.result.note == f"seed {best.seed}"
+    alone = retopologize(pipe, DENSE, candidates=1, seed=made.generated.seed, nearest=None)
     assert np.array_equal(alone.mesh.vertices, made.mesh.vertices)
+
+
+def test_the_result_is_fitted_and_no_worse_than_what_was_written(pipe, made):
+    assert made.written.mesh is made.generated.mesh and np.array_equal(made.written.mesh.faces, made.mesh.faces)
+    assert made.report.chamfer < made.written.report.chamfer
+    again = fitted_to(Target.of(DENSE), made.written.mesh)
+    assert np.array_equal(again.vertices, made.mesh.vertices)
+
+
+def test_the_best_after_the_fit_is_kept_among_the_best_before(pipe):
+    target = Target.of(DENSE)
+    written = sorted(pipe.generate(mesh=DENSE, seed=0, num_meshes=4, candidates=1), key=faults)
+    fitted = [fitted_to(target, item.mesh) for item in written]
+    distances = [target.compare(in_place(target, mesh)).chamfer for mesh in fitted]
+    after = [(faults(item)[:2], distance) for item, distance in zip(written, distances, strict=True)]
+    for count in (1, 4):
+        item, mesh = best_fitted(written, target, count=count)
+        place = after.index(min(after[:count]))
+        assert item is written[place] and np.array_equal(mesh.vertices, fitted[place].vertices)
 
 
 def test_all_are_measured_against_the_same_points_of_the_shape(made):
@@ -164,13 +201,15 @@ def test_a_cloud_is_followed_too(pipe):
 def test_table_figures_and_picture_show_all_of_them(made):
     lines = made.table().split("\n")
     assert lines[0].split() == ["faces", "Chamfer", "Hausdorff", "normals", "signed", "F-score", "open", "edges"]
-    assert [line.split()[0] for line in lines[1:]] == ["input", "result", "decimated", "nearest"]
-    assert f"{made.report.chamfer:.4f}" in lines[2] and f"(seed {made.generated.seed})" in lines[2]
+    assert [line.split()[0] for line in lines[1:]] == ["input", "written", "result", "decimated", "nearest"]
+    assert f"{made.written.report.chamfer:.4f}" in lines[2] and f"(seed {made.generated.seed})" in lines[2]
+    assert f"{made.report.chamfer:.4f}" in lines[3] and "(fitted)" in lines[3]
     figures = json.loads(json.dumps(made.to_dict(), allow_nan=False))
     assert figures["result"]["chamfer"] == made.report.chamfer and figures["nearest"]["note"] == "1"
     assert figures["result"]["faces"] == made.mesh.num_faces and figures["faces_asked"] is None
     picture = made.picture(48)
-    assert picture.shape[1] == 4 * 48 and picture.dtype == np.uint8 and picture.std() > 1
+    assert figures["written"]["chamfer"] == made.written.report.chamfer
+    assert picture.shape[1] == 5 * 48 and picture.dtype == np.uint8 and picture.std() > 1
 
 
 def test_a_picture_of_a_cloud_shows_its_points(pipe, monkeypatch):
@@ -178,13 +217,23 @@ def test_a_picture_of_a_cloud_shows_its_points(pipe, monkeypatch):
     titled = made.picture(48)
     monkeypatch.setattr("meshgpt.retopology.find_spec", lambda name: None)
     bare = made.picture(48)
-    assert bare.shape == (48, 96, 3) and titled.shape[0] > 48
+    assert bare.shape == (48, 144, 3) and titled.shape[0] > 48
     assert bare[:, :48].std() > 1
+
+
+def test_a_search_takes_the_place_of_candidates(pipe):
+    config = SteeringConfig(particles=4, chunk=2)
+    found = retopologize(pipe, DENSE, seed=3, search=config, fit=False, nearest=None)
+    best = min(steer(pipe, DENSE, seed=3, config=config), key=faults)
+    assert found.generated.seed == 3 and np.array_equal(found.mesh.vertices, best.mesh.vertices)
+    many = retopologize(pipe, DENSE, 5, seed=3, search=4, nearest=None, decimated=False)
+    assert many.mesh.num_faces <= 6 and many.written is not None
 
 
 @pytest.mark.parametrize(
     ("options", "says"),
     [
+        ({"search": 0}, "particles must be at least 1, got 0"),
         ({"faces": 0}, "faces must be a number of at least 1, got 0"),
         ({"candidates": 0}, "candidates must be at least 1, got 0"),
         ({"shape": np.zeros((0, 3))}, "empty cloud"),

@@ -9,7 +9,7 @@ from meshgpt.cli.generate import given, turned_back
 from meshgpt.errors import GenerationInterrupted, MeshFileError
 
 if TYPE_CHECKING:
-    from meshgpt.pipeline import GeneratedMesh
+    from meshgpt.mesh.mesh import Mesh
 
 SAMPLING = ("temperature", "top_p", "min_p", "cond_scale")
 
@@ -20,6 +20,9 @@ def add_commands(commands: argparse._SubParsersAction, shared: argparse.Argument
     retopo.add_argument("-o", "--out", type=Path, help="the light mesh (default: NAME-light.glb beside the input)")
     retopo.add_argument("--faces", type=int, help="how many it should have (default: as the model sees fit)")
     retopo.add_argument("--candidates", "--seeds", type=int, default=8, help="write so many, keep the best (8)")
+    help = "in place of candidates: so many begun meshes at once, of which those that follow the shape go on"
+    retopo.add_argument("--search", type=int, metavar="N", help=help)
+    retopo.add_argument("--no-fit", action="store_true", help="leave the vertices where the model put them")
     retopo.add_argument("--seed", type=int, help="candidate i is written with SEED + i (default: drawn, and told)")
     retopo.add_argument("--model", default="lowpoly", help="a bundled model, a folder or a Hub name")
     retopo.add_argument("--up", default="y", help="the axis of the file that points up (default: y)")
@@ -46,12 +49,13 @@ def run(arguments: argparse.Namespace) -> None:
     pipe = MeshPipeline.from_pretrained(arguments.model, device=arguments.device)
     nearest = None if arguments.no_nearest else arguments.nearest
     options = {"nearest": nearest, "seed": arguments.seed, "progress": True, **given(arguments, SAMPLING)}
+    options |= {"search": arguments.search, "fit": not arguments.no_fit}
     try:
         made = retopologize(pipe, shape, arguments.faces, arguments.candidates, **options)
     except GenerationInterrupted as interrupt:
         keep_best(interrupt, arguments, out)
         raise
-    write(made.generated, arguments, out)
+    write(made.mesh, made.generated.seed, arguments, out)
     cut = made.generated.stopped_by
     print(f"{arguments.shape}: {shape}\n{out}: {made.mesh}" + ("" if cut == "end" else f", cut off by {cut}"))
     print(f"{made.table()}\nlengths are in normalised coordinates: the longest side of the input is 1.9")
@@ -84,13 +88,14 @@ def keep_best(interrupt: GenerationInterrupted, arguments: argparse.Namespace, o
     written = [item for item in interrupt.written if item.mesh.num_faces]
     if written:
         best = min(written, key=lambda item: faults(item, arguments.faces))
-        print(f"{write(best, arguments, out)}: the best of {len(written)} so far, {best.mesh.num_faces} faces")
+        path = write(best.mesh, best.seed, arguments, out)
+        print(f"{path}: the best of {len(written)} so far, {best.mesh.num_faces} faces")
 
 
-def write(item: "GeneratedMesh", arguments: argparse.Namespace, out: Path) -> Path:
+def write(mesh: "Mesh", seed: int, arguments: argparse.Namespace, out: Path) -> Path:
     """The mesh in the axes of the file that was read, with what it came from."""
     from meshgpt.mesh.files import write_mesh
 
-    metadata = {"generator": "meshgpt", "model": str(arguments.model), "seed": item.seed}
-    metadata |= {"follows": arguments.shape.name, **given(arguments, ("faces", *SAMPLING))}
-    return write_mesh(turned_back(item.mesh, arguments.up), out, metadata=metadata)
+    metadata = {"generator": "meshgpt", "model": str(arguments.model), "seed": seed}
+    metadata |= {"follows": arguments.shape.name, **given(arguments, ("faces", "search", *SAMPLING))}
+    return write_mesh(turned_back(mesh, arguments.up), out, metadata=metadata)

@@ -122,6 +122,8 @@ class _Fit:
 
     def _legal(self, vertices: np.ndarray, moved: np.ndarray) -> np.ndarray:
         """As far towards `moved` as no face is turned over or made thin; vertices around such faces go less far."""
+        if not np.isfinite(moved).all():
+            return vertices
         share, result = np.ones(len(vertices)), moved
         while (bad := self._spoilt(result)).any():
             share[self.faces[bad]] *= 0.5
