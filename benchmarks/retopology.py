@@ -14,6 +14,7 @@ Prints one JSON object.
 
 import argparse
 import json
+import math
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ from meshgpt.errors import GenerationError
 from meshgpt.mesh.camera import Camera
 from meshgpt.mesh.mesh import Mesh
 from meshgpt.mesh.picture import contact_sheet, save_png
+from meshgpt.mesh.topology import topology_report
 from meshgpt.pipeline import BUDGET_TOLERANCE, GeneratedMesh, MeshPipeline, faults
 from meshgpt.retopology import (
     Likeness,
@@ -62,6 +64,7 @@ def main() -> None:
     parser.add_argument("--ask-faces", action="store_true", help="for as many faces as the mesh had before it was cut")
     parser.add_argument("--budgets", type=int, nargs="+", default=[50, 100, 150, 200])
     parser.add_argument("--samples", type=int, default=16, help="meshes of each budget")
+    parser.add_argument("--no-early-end", action="store_true", help="no mesh may end before 0.8 of its budget")
     parser.add_argument("--budget-candidates", type=int, nargs="+", default=[1], help="of which the best is kept")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -197,11 +200,14 @@ def measured_budgets(pipe: MeshPipeline, options: argparse.Namespace) -> dict[st
         figures[f"candidates {candidates}"] = rows = {}
         for faces in tqdm(options.budgets, unit=" budgets"):
             asked = {"faces": faces, "seed": options.seed, "num_meshes": options.samples, "candidates": candidates}
+            asked |= {"min_faces": math.ceil(faces * (1 - BUDGET_TOLERANCE))} if options.no_early_end else {}
             written = pipe.generate(**asked, **sampling(options))
             counts = np.array([item.mesh.num_faces for item in written])
+            reports = [topology_report(item.mesh) for item in written]
             rows[faces] = {
                 "within_20_percent": round(float(np.mean(abs(counts / faces - 1) <= BUDGET_TOLERANCE)), 3),
                 "median_faces": float(np.median(counts)),
+                "open_edges": round(float(np.mean([one.boundary_edges / max(one.edges, 1) for one in reports])), 3),
                 "ended_by_the_model": round(float(np.mean([item.stopped_by == "end" for item in written])), 3),
             }
     return figures

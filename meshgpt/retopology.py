@@ -135,9 +135,10 @@ def retopologize(
     """A light mesh that follows a dense mesh or a cloud: of `candidates` seeds the best, fitted to it, and measured.
 
     pipe: a `MeshPipeline` whose model takes points. shape: a `Mesh`, a `PointCloud`, an array (n, 3) or (n, 6) with
-    normals, or a file. faces: how many the mesh should have; no candidate gets more than a fifth beyond, nor any beyond
-    where the model was not trained with budgets. seed: candidate i is written with seed + i, and the result tells which
-    was the best: ended by the model, within a fifth of `faces`, nearest in Chamfer distance.
+    normals, or a file. faces: how many the mesh should have; no candidate is ended a fifth before or gets more than a
+    fifth beyond; where the model was not trained with budgets, none gets more. seed: candidate i is written with
+    seed + i, and the result tells which was the best: ended by the model, within a fifth of `faces`, nearest in Chamfer
+    distance.
 
     search: so many begun meshes at a time, or a `SteeringConfig`, in place of candidates: the shape decides while they
     are written which go on (`steer`). fit: the vertices of the best few are moved onto the shape (`fit_to_surface`),
@@ -169,7 +170,8 @@ def written_for(pipe, target, faces=None, candidates=8, seed=None, search=None, 
     if faces is not None:
         is_soft = pipe.transformer.config.takes("num_faces")
         options = {"max_faces": math.ceil(faces * (1 + BUDGET_TOLERANCE)) if is_soft else faces, **options}
-        options |= {"faces": faces} if is_soft else {}
+        least = min(math.ceil(faces * (1 - BUDGET_TOLERANCE)), options["max_faces"] or faces)
+        options = {"faces": faces, "min_faces": least, **options} if is_soft else options
     if search is None:
         written = pipe.generate(seed=seed, num_meshes=candidates, points=target, candidates=1, **options)
         tried = f"the {candidates} candidates"

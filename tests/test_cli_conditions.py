@@ -137,10 +137,11 @@ def retopo(files, model, name, *words):
 
 def test_a_dense_mesh_becomes_a_light_one_beside_others(model, files, capsys):
     words = ["--faces", "6", "--report", str(files / "r" / "report.json"), "--picture", str(files / "sheet.png")]
-    assert retopo(files, model, "dense.obj", *words) == 0
+    assert retopo(files, model, "dense.obj", *words, "--no-fit") == 0
     shown = capsys.readouterr().out
     rows = [line.split()[0] for line in shown.splitlines()]
     assert all(row in rows for row in ("input", "result", "decimated", "nearest")) and "open edges" in shown
+    assert "written" not in rows
     figures = json.loads((files / "r" / "report.json").read_text())
     light = read_mesh(files / "light.glb")
     assert figures["result"]["faces"] == light.num_faces <= 8 and figures["faces_asked"] == 6
@@ -151,6 +152,12 @@ def test_a_dense_mesh_becomes_a_light_one_beside_others(model, files, capsys):
     pipe = MeshPipeline.from_pretrained(model)
     [alone] = pipe.generate(mesh=read_mesh(files / "dense.obj"), faces=6, max_faces=8, seed=said["seed"])
     assert np.allclose(light.bounds, alone.mesh.bounds, atol=1e-4)
+
+
+def test_a_search_and_a_fit_are_told_beside_what_was_written(model, files, capsys):
+    assert retopo(files, model, "dense.obj", "--search", "3", "--no-nearest") == 0
+    rows = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert rows.index("written") + 1 == rows.index("result") and extras(files / "light.glb")["search"] == 3
 
 
 def test_a_scan_becomes_a_light_mesh_and_the_table_says_what_is_missing(model, files, capsys):

@@ -9,7 +9,7 @@ from conditioned_toys import CUBE, TETRAHEDRON, conditioned_pipeline
 
 from meshgpt.data import decimate as decimation
 from meshgpt.data.nearest import SHORTLIST, NearestMeshes
-from meshgpt.errors import ConditionError, DataError, GenerationError, MissingExtraError
+from meshgpt.errors import ConditionError, ConfigError, DataError, GenerationError, MissingExtraError
 from meshgpt.mesh.clouds import PointCloud
 from meshgpt.mesh.fitting import FitConfig, fit_to_surface
 from meshgpt.mesh.mesh import Mesh
@@ -155,11 +155,13 @@ def test_a_budget_is_a_wish_where_the_model_takes_it_and_a_limit_always(pipe, mo
     retopologize(pipe, DENSE, 10, nearest=None)
     only_points = conditioned_pipeline(condition_on_points=True, num_point_latents=4)
     retopologize(only_points, DENSE, 10, nearest=None)
-    retopologize(pipe, DENSE, 10, nearest=None, max_faces=11, temperature=0.5)
-    soft, hard, own = heard
-    assert soft["faces"] == 10 and soft["max_faces"] == 12
-    assert "faces" not in hard and hard["max_faces"] == 10
-    assert own["max_faces"] == 11 and own["temperature"] == 0.5
+    retopologize(pipe, DENSE, 10, nearest=None, max_faces=7, min_faces=2, temperature=0.5)
+    retopologize(pipe, DENSE, 10, nearest=None, max_faces=7)
+    soft, hard, own, short = heard
+    assert soft["faces"] == 10 and soft["max_faces"] == 12 and soft["min_faces"] == 8
+    assert "faces" not in hard and "min_faces" not in hard and hard["max_faces"] == 10
+    assert own["max_faces"] == 7 and own["min_faces"] == 2 and own["temperature"] == 0.5
+    assert short["min_faces"] == 7
 
 
 def test_decimation_goes_to_the_budget_and_says_where_it_cannot(pipe, made):
@@ -227,13 +229,14 @@ def test_a_search_takes_the_place_of_candidates(pipe):
     best = min(steer(pipe, DENSE, seed=3, config=config), key=faults)
     assert found.generated.seed == 3 and np.array_equal(found.mesh.vertices, best.mesh.vertices)
     many = retopologize(pipe, DENSE, 5, seed=3, search=4, nearest=None, decimated=False)
+    with pytest.raises(ConfigError, match="particles must be at least 1, got 0"):
+        retopologize(pipe, DENSE, search=0)
     assert many.mesh.num_faces <= 6 and many.written is not None
 
 
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"search": 0}, "particles must be at least 1, got 0"),
         ({"faces": 0}, "faces must be a number of at least 1, got 0"),
         ({"candidates": 0}, "candidates must be at least 1, got 0"),
         ({"shape": np.zeros((0, 3))}, "empty cloud"),
