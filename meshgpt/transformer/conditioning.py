@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from meshgpt.nn.points import PointEncoder
 from meshgpt.transformer.cloud_reader import Cloud
+from meshgpt.transformer.cloud_sketch import Sketch
 from meshgpt.transformer.conditions import FACE_BUCKETS, Conditions, face_bucket
 from meshgpt.transformer.config import MeshTransformerConfig
 
@@ -18,7 +19,7 @@ class Context:
     """What is asked of each row, as numbers. tokens: (b m d) to attend to, mask: (b m), vector: (b e), the sum of all.
 
     budget: (b), the number of faces asked for, -1 for any; None where the model does not take it. cloud: the points
-    themselves, where the model reads them at each face.
+    themselves, where the model reads them at each face. sketch: what they say of vertices, where the head is told.
     """
 
     tokens: Float[Tensor, "b m d"]
@@ -26,20 +27,27 @@ class Context:
     vector: Float[Tensor, "b e"]
     budget: Int[Tensor, " b"] | None = None
     cloud: Cloud | None = None
+    sketch: Sketch | None = None
 
     def select(self, rows: Int[Tensor, " r"]) -> "Context":
         """The context of some of the rows."""
         budget = None if self.budget is None else self.budget[rows]
         cloud = None if self.cloud is None else self.cloud.select(rows)
-        return Context(self.tokens[rows], self.mask[rows], self.vector[rows], budget, cloud)
+        sketch = None if self.sketch is None else self.sketch.select(rows)
+        return Context(self.tokens[rows], self.mask[rows], self.vector[rows], budget, cloud, sketch)
+
+    @property
+    def without_points(self) -> "Context":
+        """The same without the points themselves, of which a copy for each face would be large."""
+        return dataclasses.replace(self, cloud=None, sketch=None)
 
 
 class Conditioner(nn.Module):
     """Projects each kind of condition to the width of the coarse stack; a kind that a row lacks adds nothing to it."""
 
-    def __init__(self, config: MeshTransformerConfig):
+    def __init__(self, config: MeshTransformerConfig, bins: int = 128):
         super().__init__()
-        self.config, width = config, config.dims[0]
+        self.config, self.bins, width = config, bins, config.dims[0]
         self.nothing = nn.Parameter(0.1 * torch.randn(width))  # the vector's start, for rows of which nothing is asked
         self.text = (
             nn.Sequential(nn.Linear(config.text_width, width), nn.LayerNorm(width)) if config.takes("text") else None
@@ -66,11 +74,15 @@ class Conditioner(nn.Module):
         if self.remaining is not None:
             asked = conditions.num_faces
             budget = torch.full((rows,), -1, device=vector.device) if asked is None else asked
-        return Context(tokens, mask, vector, budget, self._cloud(conditions))
+        cloud, sketch = self._cloud(conditions), None
+        if cloud is not None and self.config.cloud_vertices:
+            sketch = Sketch.of(cloud, self.config.cloud_vertices, self.bins)
+        return Context(tokens, mask, vector, budget, cloud if self.config.local_points else None, sketch)
 
     def _cloud(self, conditions: Conditions) -> Cloud | None:
         """The points themselves, where the model reads them and there are any."""
-        if not self.config.local_points or conditions.points is None or conditions.point_mask is None:
+        is_read = self.config.local_points or self.config.cloud_vertices
+        if not is_read or conditions.points is None or conditions.point_mask is None:
             return None
         if conditions.points.shape[1] == 0:
             return None

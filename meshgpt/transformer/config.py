@@ -9,7 +9,7 @@ from meshgpt.transformer.conditions import KINDS
 from meshgpt.transformer.features import FACE_FEATURES
 
 # Fields of a config that make something of single faces, and so need a tokenizer that says them one by one.
-FACE_FIELDS = ("face_features", "distance_bias", "copy_dim", "copy_digit_faces", "local_points")
+FACE_FIELDS = ("face_features", "distance_bias", "copy_dim", "copy_digit_faces", "local_points", "cloud_vertices")
 LAYER_KINDS = ("attention", "cross_attention", "feedforward", "recurrence")
 
 
@@ -110,6 +110,9 @@ class MeshTransformerConfig(Config):
     local_points: int = (
         0  # the coarse stack is told, at each face, of so many points around each corner; see `CloudReader`
     )
+    cloud_vertices: int = (
+        0  # of coordinates as codes: the head is told what a cloud says of the next one, by so many places in it
+    )
     condition_drop_prob: float = 0.25  # how often training leaves each other condition out
     unconditional_prob: float = 0.1  # how often training leaves all conditions out
     fine_cross_attend_text: bool = False  # the fine stack attends to conditions as well
@@ -169,10 +172,11 @@ class MeshTransformerConfig(Config):
             self.require(0.0 <= getattr(self, field) <= 1.0, field, "lie in [0, 1]")
         for field in ("num_point_latents", "cross_attn_num_mem_kv"):
             self.require(getattr(self, field) >= 1, field, "be at least 1")
-        for field in ("point_encoder_depth", "local_points"):
+        for field in ("point_encoder_depth", "local_points", "cloud_vertices"):
             self.require(getattr(self, field) >= 0, field, "not be negative")
         unread = "be 0 for a model that takes no points (condition_on_points)"
-        self.require(self.condition_on_points or self.local_points == 0, "local_points", unread)
+        for field in ("local_points", "cloud_vertices"):
+            self.require(self.condition_on_points or getattr(self, field) == 0, field, unread)
         self.require(len(self.text_condition_model_types) == 1, "text_condition_model_types", "name one text encoder")
         self.require(len(set(self.categories)) == len(self.categories), "categories", "be different names")
         if self.condition_on_text:

@@ -99,6 +99,8 @@ class CachedReader:
         self.memory = self._read_memory(rearrange(slots, "b nf t d -> b (nf t) d"))
         self.vertices = model.vertices_said(faces, embedded, plans)
         self.last = model.faces_before(faces, rows, self.counts)
+        view = model.cloud_view(faces, context)
+        self.cloud = model.cloud_now(view and view.at(rows, self.counts), self.vertices)
         self.start_face()
 
     def _read_memory(self, sequence: Float[Tensor, "b n d"]) -> list[Tensor]:
@@ -134,7 +136,8 @@ class CachedReader:
     def head(
         self, hidden: Float[Tensor, "b d"], place: int, said: Int[Tensor, "b t"]
     ) -> CodeHead | CopyingHead | HintedHead:
-        return self.model.head_for(hidden, place, said, self.vertices, self.counts, self.last, self.places)
+        told = self.cloud and self.cloud.told(hidden, place, said)
+        return self.model.head_for(hidden, place, said, self.vertices, self.counts, self.last, self.places, told)
 
     def finish_face(self, faces: Int[Tensor, "b 1 t"], after: Surroundings | None = None) -> None:
         self.last = torch.cat((self.last, faces), dim=1)[:, 1:]
@@ -146,6 +149,8 @@ class CachedReader:
         self.plan = plans[:, 0]
         if self.model.pointer is not None and self.vertices is not None:
             self.vertices = self.vertices.append(self.model.pointer.remember(faces, embedded, plans, self.counts))
+        view = self.cloud and self.cloud.view.cover(faces, self.model.vocab_size)
+        self.cloud = self.model.cloud_now(view, self.vertices)
         self.counts = self.counts + 1
 
     def select(self, rows: Int[Tensor, " r"]) -> None:
@@ -156,6 +161,7 @@ class CachedReader:
         self.before = [face[rows] for face in self.before]
         self.memory = [state[rows] for state in self.memory]
         self.vertices = None if self.vertices is None else self.vertices.select(rows)
+        self.cloud = self.cloud and self.cloud.select(rows)
 
 
 class UncachedReader:
@@ -189,8 +195,12 @@ class UncachedReader:
     def head(
         self, hidden: Float[Tensor, "b d"], place: int, said: Int[Tensor, "b t"]
     ) -> CodeHead | CopyingHead | HintedHead:
-        before = self.model.faces_before(self.faces, torch.arange(len(said), device=said.device), self.counts)
-        return self.model.head_for(hidden, place, said, self.vertices, self.counts, before, self.places)
+        rows = torch.arange(len(said), device=said.device)
+        before = self.model.faces_before(self.faces, rows, self.counts)
+        view = self.model.cloud_view(self.faces, self.context)
+        cloud = self.model.cloud_now(view and view.at(rows, self.counts), self.vertices)
+        told = cloud and cloud.told(hidden, place, said)
+        return self.model.head_for(hidden, place, said, self.vertices, self.counts, before, self.places, told)
 
     def finish_face(self, faces: Int[Tensor, "b 1 t"], after: Surroundings | None = None) -> None:
         self.faces[torch.arange(len(faces), device=faces.device), self.counts] = faces[:, 0]

@@ -10,9 +10,11 @@ from einops import rearrange, repeat
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from meshgpt.errors import ConfigError
 from meshgpt.mesh.grammar import Surroundings
 from meshgpt.transformer.cache import StackCache
 from meshgpt.transformer.cloud_reader import CloudReader
+from meshgpt.transformer.cloud_vertices import CloudNow, CloudVertices, CloudView, KnownVertices, Told
 from meshgpt.transformer.conditioning import Conditioner, Context
 from meshgpt.transformer.config import MeshTransformerConfig
 from meshgpt.transformer.copying import CopyingHead, CopyMemory, CopyPointer, PointedVertices, codes_nearby
@@ -52,6 +54,7 @@ class FaceForm:
     bins: int = 0
     digits: Tensor | None = None  # (v d), how codes are spelt, where they are
     num_hints: int = 0
+    coordinates: bool = False  # whether the codes are those of the corners, y z x, a bin each
 
     @property
     def tokens(self) -> int:
@@ -102,7 +105,7 @@ class FaceWriter(nn.Module):
         told = form.num_places if config.tell_surroundings else 0
         self.around = SurroundingsEmbedding(told, form.bins, (coarse, fine)) if told else None
         self.start_tokens = nn.Parameter(torch.randn(config.num_sos_tokens, coarse))
-        self.conditioner = Conditioner(config) if config.is_conditioned else None
+        self.conditioner = Conditioner(config, form.vocab_size) if config.is_conditioned else None
         if self.conditioner is not None:
             self.to_start = nn.Linear(coarse, coarse)
             self.film = nn.Linear(coarse, 2 * coarse) if config.text_cond_with_film else None
@@ -119,6 +122,17 @@ class FaceWriter(nn.Module):
         self.head = CodeHead(*code, candidates) if digits is None else SpellingHead(digits, fine, hints)
         shape = (form.corners, form.tokens_per_corner, fine, config.copy_dim)
         self.pointer = CopyPointer(*shape) if config.copy_dim else None
+        self.cloud_vertices = self._cloud_vertices()
+
+    def _cloud_vertices(self) -> CloudVertices | None:
+        if not self.config.cloud_vertices:
+            return None
+        if not self.form.coordinates or self.head.two_digits:
+            raise ConfigError(
+                f"cloud_vertices = {self.config.cloud_vertices} needs a tokenizer whose codes are coordinates, of at "
+                "most 256 bins: use a CoordinateTokenizer, or local_points in its place"
+            )
+        return CloudVertices(self.config.dims[1], self.form.corners, self.form.vocab_size, self.pointer is not None)
 
     @property
     def device(self) -> torch.device:
@@ -137,6 +151,8 @@ class FaceWriter(nn.Module):
         predicted = targets >= 0
         may_end = self.may_end.expand(len(targets), -1)
         asked = hidden[predicted], targets[predicted], may_end[predicted]
+        memory = self.vertices_said(faces, embedded, plans)
+        told = self.told(_padded(hidden, all_targets.shape[:2], group_rows, group_faces), faces, memory, context)
         if isinstance(self.head, SpellingHead):
             places = (
                 None if around is None else _by_step(around.places, *all_targets.shape[1:])[group_rows, group_faces]
@@ -144,12 +160,16 @@ class FaceWriter(nn.Module):
             nats = self.head.nats(*asked, self.hints(None if places is None else places[predicted]))
         else:
             nearby = self.nearby(self.faces_before(faces, group_rows, group_faces), targets)
-            nats = self.head.nats(*asked, None if nearby is None else nearby[predicted])
-        if self.pointer is not None:
-            memory = self.pointer.remember(faces, embedded, plans[:, 1:])
+            added = None
+            if told is not None:
+                added = torch.stack([place.codes for place in told], dim=2)[group_rows, group_faces]
+            more = (None if part is None else part[predicted] for part in (nearby, added))
+            nats = self.head.nats(*asked, *more)
+        if self.pointer is not None and memory is not None:
             plain = nats.new_zeros(targets.shape).masked_scatter(predicted, nats)
             plain, hidden = (_padded(x, all_targets.shape[:2], group_rows, group_faces) for x in (plain, hidden))
-            nats = self.pointer.nats(plain, hidden, all_targets, memory)[group_rows, group_faces][predicted]
+            more = None if told is None else [place.vertices for place in told]
+            nats = self.pointer.nats(plain, hidden, all_targets, memory, more)[group_rows, group_faces][predicted]
         rows = repeat(group_rows, "g -> g t", t=self.tokens_per_face)[predicted]
         row_bits = nats.detach().new_zeros(len(codes)).index_add(0, rows, nats.detach()) / math.log(2)
         num_faces = int((faces[..., -1] >= 0).sum() if around is None else around.faces[:, -1].sum())
@@ -173,13 +193,16 @@ class FaceWriter(nn.Module):
         memory = self.vertices_said(faces, embedded, plans)
         said = F.pad(faces, (0, 0, 0, 1), value=-1)[group_rows, group_faces]
         before = self.faces_before(faces, group_rows, group_faces)
+        shape = len(faces), faces.shape[1] + 1
+        told = self.told(_padded(hidden, shape, group_rows, group_faces), faces, memory, context)
         per_place = []
         places = None if around is None else _by_step(around.places, faces.shape[1] + 1, faces.shape[2])
         places = None if places is None else places[group_rows, group_faces]
         for place, may_end in enumerate(self.may_end):
             known = None if memory is None else memory.select(group_rows)
-            told = None if places is None else places[:, place]
-            head = self.head_for(hidden[:, place], place, said, known, group_faces, before, told)
+            around_code = None if places is None else places[:, place]
+            more = None if told is None else told[place].select(group_rows, group_faces)
+            head = self.head_for(hidden[:, place], place, said, known, group_faces, before, around_code, more)
             per_place.append(head.logits(hidden[:, place], may_end.expand(len(hidden))))
         flat = torch.stack(per_place, dim=1)
         logits = flat.new_zeros(len(codes), faces.shape[1] + 1, self.tokens_per_face, self.vocab_size + 1)
@@ -200,21 +223,61 @@ class FaceWriter(nn.Module):
         face: Int[Tensor, " b"],
         before: Int[Tensor, "b p t"],
         places: Int[Tensor, "b m 3"] | None = None,
+        told: Told | None = None,
     ) -> CodeHead | CopyingHead | HintedHead:
         """What answers for the code at `place` of face number `face`, of which `said` are the codes up to there.
 
         `before`: those of the faces before it, as `faces_before` gives them. `places`: those that surround the code.
+        `told`: what the cloud adds, (b v) and (b m).
         """
         if isinstance(self.head, SpellingHead):
             return HintedHead(self.head, self.hints(places))
         levels, vertices = self.form.tokens_per_corner, None
         if self.pointer is not None and memory is not None:
             asked = rearrange(hidden, "b d -> b 1 d"), place, rearrange(said, "b t -> b 1 t"), memory, face[:, None]
-            sentinel, scores = self.pointer.scores(*asked)
+            more = None if told is None or told.vertices is None else rearrange(told.vertices, "b m -> b 1 m")
+            sentinel, scores = self.pointer.scores(*asked, more)
             codes = rearrange(memory.codes[..., place % levels], "b nf k -> b (nf k)")
             vertices = PointedVertices(sentinel[:, 0], scores[:, 0], codes)
         nearby = None if self.head.pointer is None else codes_nearby(before, said, place, levels)
-        return self.head if vertices is None and nearby is None else CopyingHead(self.head, nearby, vertices)
+        added = None if told is None else told.codes
+        is_plain = vertices is None and nearby is None and added is None
+        return self.head if is_plain else CopyingHead(self.head, nearby, vertices, added)
+
+    def told(
+        self,
+        hidden: Float[Tensor, "b nf1 t d"],
+        faces: Int[Tensor, "b nf t"],
+        memory: CopyMemory | None,
+        context: Context | None,
+    ) -> list[Told] | None:
+        """What the cloud adds at each place of each face and of the one behind the last; None where there is none."""
+        view = self.cloud_view(faces, context)
+        if view is None or self.cloud_vertices is None:
+            return None
+        known, said, told = self._known(memory, view), F.pad(faces, (0, 0, 0, 1), value=-1), []
+        for corner in range(self.form.corners):
+            fitted = self.cloud_vertices.fitted(corner, said, view, known)
+            for place in range(3 * corner, 3 * corner + 3):
+                told.append(self.cloud_vertices(hidden[:, :, place], place, said, view, fitted))
+        return told
+
+    def cloud_now(self, view: CloudView | None, memory: CopyMemory | None) -> CloudNow | None:
+        """The same for the next face of each row alone, of which `view` (b 1 p) is the cloud."""
+        if view is None or self.cloud_vertices is None:
+            return None
+        return CloudNow(self.cloud_vertices, view, self._known(memory, view))
+
+    def cloud_view(self, faces: Int[Tensor, "b nf t"], context: Context | None) -> CloudView | None:
+        """The cloud before each face and behind the last, where the head is told of one."""
+        if context is None or context.sketch is None or self.cloud_vertices is None:
+            return None
+        return CloudView.after(context.sketch, faces, self.vocab_size)
+
+    def _known(self, memory: CopyMemory | None, view: CloudView) -> KnownVertices | None:
+        if memory is None:
+            return None
+        return KnownVertices.of(memory.codes, memory.faces, view.sketch, self.vocab_size)
 
     def nearby(self, before: Int[Tensor, "g p t"], said: Int[Tensor, "g t"]) -> Tensor | None:
         """The codes whose low digits can be pointed at from each place (g t c), where the model points at digits."""
@@ -277,7 +340,7 @@ class FaceWriter(nn.Module):
         padded = F.pad(embedded, (0, 0, 0, 0, past, 0))
         before = [padded[group_rows, group_faces + index] for index in range(past)]
         sequence = [*self.fine_context(before), slots[group_rows, group_faces]]
-        asked = self.fine_asked(None if context is None else context.select(group_rows))
+        asked = self.fine_asked(None if context is None else context.without_points.select(group_rows))
         read = self.fine(torch.cat(sequence, dim=1), context=asked)
         return read[:, -self.tokens_per_face :], group_rows, group_faces
 
@@ -464,7 +527,7 @@ def _by_step(places: Int[Tensor, "b n m 3"], steps: int, tokens: int) -> Int[Ten
     return rearrange(padded, "b (nf t) m c -> b nf t m c", t=tokens)
 
 
-def _padded(x: Tensor, shape: torch.Size, rows: Tensor, faces: Tensor) -> Tensor:
+def _padded(x: Tensor, shape: tuple[int, ...], rows: Tensor, faces: Tensor) -> Tensor:
     """(g ...) of groups -> (b nf1 ...), zero where there is no group."""
     return x.new_zeros(*shape, *x.shape[1:]).index_put((rows, faces), x)
 

@@ -287,7 +287,8 @@ def face_form(tokenizer: Any, config: MeshTransformerConfig) -> FaceForm:
     if config.codes_per_step not in (0, tokens):
         raise ConfigError(f"codes_per_step = {config.codes_per_step}, but a face of a {kind} is {tokens}: leave it out")
     whole = tokens % corners == 0
-    return FaceForm(tokenizer.vocab_size, *((corners, tokens // corners) if whole else (1, tokens)), corners)
+    form = (corners, tokens // corners) if whole else (1, tokens)
+    return FaceForm(tokenizer.vocab_size, *form, corners, coordinates=tokenizer.codes_are_bins)
 
 
 def tokenizer_device(tokenizer: Any, default: torch.device) -> torch.device:

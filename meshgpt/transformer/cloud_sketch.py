@@ -1,0 +1,244 @@
+"""What a cloud says of the mesh it was taken from, as numbers: where its corners may be, what is covered.
+
+Low-poly meshes have their vertices where planes meet. The tangent planes of a point's neighbours meet in the point that
+minimises a quadric (Garland and Heckbert 1997; as in dual contouring, Ju et al. 2002): exact for a clean cloud of a
+faceted shape, and as good as the neighbourhood for others. Axes are in the order of coordinates as codes: y, z, x.
+"""
+
+import dataclasses
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from meshgpt.nn.embedding import AXES
+from meshgpt.nn.geometry import point_triangle_distances
+from meshgpt.transformer.cloud_reader import COVERED, PAIRS_AT_ONCE, Cloud
+
+NEIGHBOURS = (6, 14)  # of a point, whose planes are brought together: few for what is small, more against noise
+RIDGE = 0.002  # of the quadric, towards the middle of the neighbours: decides where planes do not
+RESIDUAL = 0.006  # distance from planes at which a corner is doubted
+SAMPLED = 256  # points that are counted in histograms
+GRID, REACH = 40, 2  # voxels an axis, and how many beside a point know it
+TRAITS = 6
+BESIDE = 6  # points by which it is told how much of the surface around a vertex is covered
+
+
+@dataclasses.dataclass(frozen=True)
+class Sketch:
+    """Of each row: its points, the places where vertices may be, and which point is nearest to each voxel.
+
+    points, normals: (b p 3), mask: (b p). places: (b k 3) with traits (b k TRAITS), there: (b k), True where there is
+    one, beside: (b k BESIDE), the points nearest to it. sampled: (b s), numbers of points, -1 for none. nearest:
+    (b, GRID^3), number of a point, -1 for none near.
+    """
+
+    points: Float[Tensor, "b p 3"]
+    normals: Float[Tensor, "b p 3"]
+    mask: Bool[Tensor, "b p"]
+    places: Float[Tensor, "b k 3"]
+    traits: Float[Tensor, "b k c"]
+    there: Bool[Tensor, "b k"]
+    beside: Int[Tensor, "b k n"]
+    sampled: Int[Tensor, "b s"]
+    nearest: Int[Tensor, "b v"]
+
+    @staticmethod
+    @torch.no_grad()
+    def of(cloud: Cloud, count: int, bins: int) -> "Sketch":
+        """At most `count` places a row, on a grid of `bins` an axis."""
+        short = max(max(NEIGHBOURS) - cloud.points.shape[1], 0)
+        points, mask = F.pad(cloud.points.float(), (0, 0, 0, short)), F.pad(cloud.mask, (0, short))
+        points, normals = points[..., AXES], points[..., [3 + axis for axis in AXES]]
+        places, traits, there = _corners(points, normals, mask, count, bins)
+        beside = nearest_points(points, mask, places)
+        return Sketch(points, normals, mask, places, traits, there, beside, _sampled(mask), _nearest(points, mask))
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def select(self, rows: Int[Tensor, " r"]) -> "Sketch":
+        return Sketch(*(getattr(self, field.name)[rows] for field in dataclasses.fields(self)))
+
+    @property
+    def has_points(self) -> Bool[Tensor, " b"]:
+        return self.mask.any(dim=1)
+
+    @torch.no_grad()
+    def covered_by(self, corners: Float[Tensor, "b n k 3"], whole: Bool[Tensor, "b n"]) -> Bool[Tensor, "b n p"]:
+        """Whether each face, where there is one, lies at each point."""
+        corners = torch.where(whole[..., None, None], corners.float(), 1e3)
+        pieces = []
+        for part in corners.split(max(1, PAIRS_AT_ONCE // max(self.mask.numel(), 1)), dim=1):
+            distances = point_triangle_distances(self.points, part[:, :, :3])
+            if part.shape[2] == 4:
+                distances = distances.minimum(point_triangle_distances(self.points, part[:, :, [0, 2, 3]]))
+            pieces.append(distances <= COVERED)
+        return torch.cat(pieces, dim=1) if pieces else self.mask[:, None][:, :0]
+
+    def at(self, places: Float[Tensor, "b f n 3"], covered: Bool[Tensor, "b f p"]) -> "Nearby":
+        """The points nearest to `places`; of rows without points there are none."""
+        voxels = ((places + 1) / 2 * GRID).floor().long().clamp(0, GRID - 1)
+        number = (voxels[..., 0] * GRID + voxels[..., 1]) * GRID + voxels[..., 2]
+        found = self.nearest.gather(1, number.flatten(1)).reshape(number.shape)
+        known, safe = found >= 0, found.clamp(min=0)
+        both = rearrange(torch.cat((self.points, self.normals), dim=-1), "b p c -> (b p) c")
+        rows = torch.arange(len(safe), device=safe.device)[:, None, None] * self.points.shape[1]
+        point, normal = F.embedding(safe + rows, both).split(3, dim=-1)
+        step = places - point
+        distance, off = step.norm(dim=-1), (step * normal).sum(dim=-1).abs()
+        off = torch.where((normal != 0).any(dim=-1), off, distance)
+        is_open = ~covered.gather(2, safe) & known
+        near = (-((distance / 0.15) ** 2)).exp() * known
+        about = (-((off / 0.06) ** 2)).exp()
+        return Nearby(about**9 * near, about * near, is_open.float(), normal)
+
+
+@dataclasses.dataclass(frozen=True)
+class Nearby:
+    """How surely places lie on the surface, by a narrow and a wide measure; whether it is uncovered there; normals."""
+
+    on: Tensor
+    about: Tensor
+    uncovered: Tensor
+    normal: Tensor
+
+
+@torch.no_grad()
+def nearest_points(
+    points: Float[Tensor, "b p 3"], mask: Bool[Tensor, "b p"], vertices: Float[Tensor, "b n 3"]
+) -> Int[Tensor, "b n m"]:
+    """Numbers of the `BESIDE` points nearest to each vertex."""
+    apart = torch.cdist(vertices, points).masked_fill(~mask[:, None], torch.inf)
+    return apart.topk(BESIDE, dim=2, largest=False).indices
+
+
+def opened(sketch: Sketch, covered: Bool[Tensor, "b f p"], beside: Int[Tensor, "b n m"]) -> Float[Tensor, "b f n"]:
+    """The share of those points that is not covered."""
+    flat = repeat(beside, "b n m -> b f (n m)", f=covered.shape[1])
+    found = (~covered & sketch.mask[:, None]).gather(2, flat)
+    return rearrange(found, "b f (n m) -> b f n m", m=BESIDE).float().mean(dim=-1)
+
+
+FITS = (1, 8, 14)  # numbers that `fits` gives for the first, second and third corner
+
+
+@torch.no_grad()
+def fits(
+    sketch: Sketch,
+    covered: Bool[Tensor, "b f p"],
+    said: Float[Tensor, "b f c 3"],
+    vertices: Float[Tensor, "b n 3"],
+) -> Float[Tensor, "b f n e"]:
+    """How well each vertex goes with the corners said of each face: does what they span lie on open surface?"""
+    corners, faces = said.shape[2], said.shape[1]
+    vertices = repeat(vertices, "b n c -> b f n c", f=faces)
+    if corners == 0:
+        return sketch.at(vertices, covered).uncovered[..., None]
+    anchors = repeat(said, "b f c x -> c b f n x", n=vertices.shape[2])
+    if corners == 1:
+        return torch.stack(_edge_fits(sketch, covered, anchors[0], vertices), dim=-1)
+    return torch.stack(_triangle_fits(sketch, covered, anchors[0], anchors[1], vertices), dim=-1)
+
+
+def _edge_fits(sketch: Sketch, covered: Tensor, start: Tensor, end: Tensor) -> list[Tensor]:
+    one, two = (sketch.at(torch.lerp(start, end, share), covered) for share in (0.35, 0.65))
+    length = (end - start).norm(dim=-1)
+    both = (one.on * two.on, one.about * two.about)
+    extent = (length.clamp(min=0.01).log(), (length < 0.01).float(), length)
+    return [*both, one.on + two.on, one.uncovered, two.uncovered, *extent]
+
+
+def _triangle_fits(sketch: Sketch, covered: Tensor, first: Tensor, second: Tensor, third: Tensor) -> list[Tensor]:
+    middle = sketch.at((first + second + third) / 3, covered)
+    sides = [sketch.at((corner + third) / 2, covered) for corner in (first, second)]
+    across = torch.linalg.cross(second - first, third - first)
+    area = across.norm(dim=-1)
+    facing = (across * middle.normal).sum(dim=-1) / area.clamp(min=1e-6)
+    on, about = (torch.stack([getattr(side, name) for side in (middle, *sides)]) for name in ("on", "about"))
+    touches = torch.minimum((third - first).norm(dim=-1), (third - second).norm(dim=-1))
+    shape = (area.clamp(min=1e-4).log(), (area < 1e-4).float(), touches.clamp(min=0.01).log())
+    opened = [side.uncovered for side in (middle, *sides)]
+    return [*on, on.prod(dim=0), about.prod(dim=0), facing, facing * middle.about, facing.abs(), *opened, *shape]
+
+
+def _corners(
+    points: Tensor, normals: Tensor, mask: Tensor, count: int, bins: int
+) -> tuple[Float[Tensor, "b k 3"], Float[Tensor, "b k c"], Bool[Tensor, "b k"]]:
+    """The likeliest places of vertices, one a voxel of the grid, with what is known of each."""
+    apart = torch.cdist(points, points).masked_fill(~mask[:, None], torch.inf)
+    near = apart.topk(max(NEIGHBOURS), dim=2, largest=False)
+    found = [_meeting(points, normals, near.values[..., :n], near.indices[..., :n]) for n in NEIGHBOURS]
+    places, traits = (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
+    mask = mask.repeat(1, len(found))
+    worth = torch.where(mask, traits[..., 2] * (traits[..., 0] + 0.3 * traits[..., 1] + 0.02) + 1e-3, 0.0)
+    voxels = ((places + 1) / 2 * bins + 1e-3).floor().long().clamp(0, bins - 1)
+    number = (voxels[..., 0] * bins + voxels[..., 1]) * bins + voxels[..., 2]
+    number = torch.where(mask, number, bins**3)
+    order = worth.argsort(dim=1, descending=True, stable=True)
+    order = order.gather(1, number.gather(1, order).argsort(dim=1, stable=True))
+    number = number.gather(1, order).contiguous()
+    first = F.pad(number[:, 1:] != number[:, :-1], (1, 0), value=True)
+    votes = torch.searchsorted(number, number, right=True) - torch.searchsorted(number, number)
+    votes = votes.float().log1p()
+    worth = torch.where(first, worth.gather(1, order) * votes, 0.0)
+    best = worth.topk(min(count, worth.shape[1]), dim=1)
+    chosen = order.gather(1, best.indices)
+    there = best.values > 0
+    traits = torch.cat((_rows(traits, chosen), votes.gather(1, best.indices)[..., None]), dim=-1)
+    return _rows(places, chosen) * there[..., None], traits * there[..., None], there
+
+
+def _meeting(points: Tensor, normals: Tensor, distances: Tensor, near: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the tangent planes of neighbours meet (b p 3), and of each place (b p TRAITS - 1): how much like a corner,
+    like an edge, how surely, and the first two by the last."""
+    known = distances.isfinite()
+    reach = distances.masked_fill(~known, 0.0).amax(dim=2).clamp(min=1e-6)
+    weight = (torch.where(known, -((distances / reach[..., None]) ** 2), -torch.inf)).exp()
+    weight = weight / weight.sum(dim=2, keepdim=True).clamp(min=1e-9)
+    beside = rearrange(_rows(points, near.flatten(1)), "b (p n) c -> b p n c", n=near.shape[2])
+    upright = rearrange(_rows(normals, near.flatten(1)), "b (p n) c -> b p n c", n=near.shape[2])
+    middle = torch.einsum("bpn,bpnc->bpc", weight, beside)
+    quadric = torch.einsum("bpn,bpni,bpnj->bpij", weight, upright, upright)
+    height = ((beside - middle[:, :, None]) * upright).sum(dim=-1)
+    target = torch.einsum("bpn,bpni,bpn->bpi", weight, upright, height)
+    place = middle + torch.linalg.solve(quadric + RIDGE * torch.eye(3, device=points.device), target)
+    went_astray = (place - points).norm(dim=-1) > 2 * reach
+    place = torch.where(went_astray[..., None], middle, place)
+    residual = torch.einsum("bpn,bpn->bp", weight, ((place[:, :, None] - beside) * upright).sum(dim=-1) ** 2)
+    surely = (-residual / RESIDUAL**2).exp() * (upright != 0).any(dim=-1).float().mean(dim=-1)
+    corner = torch.where(went_astray, 0.0, (27 * torch.linalg.det(quadric)).clamp(min=0)).sqrt()
+    edge = (1.5 * (1 - (quadric**2).sum(dim=(-2, -1)))).clamp(min=0).sqrt()
+    return place, torch.stack((corner, edge, surely, corner * surely, edge * surely), dim=-1)
+
+
+def _sampled(mask: Bool[Tensor, "b p"]) -> Int[Tensor, "b s"]:
+    """Evenly spread numbers of points, which lie first in each row, -1 for none."""
+    count = mask.sum(dim=1, keepdim=True)
+    place = torch.arange(SAMPLED, device=mask.device)[None]
+    number = torch.where(count > SAMPLED, place * count // SAMPLED, place)
+    return torch.where(number < count, number, -1)
+
+
+def _nearest(points: Tensor, mask: Tensor) -> Int[Tensor, "b v"]:
+    """The point nearest to the centre of each voxel, of those within `REACH` voxels an axis; -1 where none is."""
+    rows, count = mask.shape
+    steps = torch.arange(-REACH, REACH + 1, device=points.device)
+    steps = torch.stack(torch.meshgrid(steps, steps, steps, indexing="ij"), dim=-1).reshape(-1, 3)
+    own = ((points + 1) / 2 * GRID).floor().long().clamp(0, GRID - 1)
+    voxels = own[:, :, None] + steps
+    centres = (voxels + 0.5) / GRID * 2 - 1
+    squared = ((centres - points[:, :, None]).square().sum(dim=-1) * 2**20).long()
+    ranked = squared * count + torch.arange(count, device=points.device)[:, None]  # of equally near ones the first
+    inside = ((voxels >= 0) & (voxels < GRID)).all(dim=-1) & mask[..., None]
+    number = torch.where(inside, (voxels[..., 0] * GRID + voxels[..., 1]) * GRID + voxels[..., 2], GRID**3)
+    none = torch.iinfo(torch.long).max
+    grid = torch.full((rows, GRID**3 + 1), none, device=points.device)
+    grid = grid.scatter_reduce(1, number.flatten(1), ranked.flatten(1), "amin")[:, :-1]
+    return torch.where(grid < none, grid % count, -1)
+
+
+def _rows(values: Float[Tensor, "b n c"], chosen: Int[Tensor, "b m"]) -> Float[Tensor, "b m c"]:
+    return values.gather(1, repeat(chosen, "b m -> b m c", c=values.shape[-1]))
