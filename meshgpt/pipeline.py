@@ -28,6 +28,7 @@ from meshgpt.tokenizers.half_edge import HalfEdgeTokenizer
 from meshgpt.tokenizers.patch import PatchTokenizer
 from meshgpt.tokenizers.strip import StripTokenizer
 from meshgpt.tokenizers.tokenizer import MeshTokenizer
+from meshgpt.transformer.compressed import compressed
 from meshgpt.transformer.generation import GenerationResult
 from meshgpt.transformer.transformer import MeshTransformer
 from meshgpt.wishes import Target, Wishes
@@ -303,14 +304,17 @@ class MeshPipeline:
 
     @classmethod
     @no_type_check
-    def from_pretrained(cls, name_or_folder, *, device="cpu", revision=None) -> "MeshPipeline":
+    def from_pretrained(cls, name_or_folder, *, device="cpu", revision=None, weights=None) -> "MeshPipeline":
         """The pipeline in a folder, one bundled with the package ("lowpoly"), or one on the Hub ("owner/name").
 
-        Raises `CheckpointError` for one that is missing, damaged, or of a tokenizer unknown here.
+        weights: "int8" or "bfloat16" for writing on a CPU with a transformer that is read in fewer bits, see `compressed`;
+        large ones become several times faster. Raises `CheckpointError` for one that is missing, damaged, or of a
+        tokenizer unknown here.
         """
         tokenizer = load_tokenizer(name_or_folder, revision)
         transformer = MeshTransformer.from_pretrained(name_or_folder, tokenizer, revision=revision)
         config = load_config(find_model(name_or_folder, cls.part, revision), cls)
+        transformer = transformer if weights is None else compressed(transformer, weights)
         return cls(tokenizer, transformer, config).to(device)
 
     def push_to_hub(self, repository: str, private: bool = False, dtype: str | None = None) -> str:

@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from meshgpt.nn.embedding import fourier_features
+from meshgpt.nn.precision import dtype_of
 
 
 class PointEmbedding(nn.Module):
@@ -24,4 +25,4 @@ class PointEmbedding(nn.Module):
         """points: positions in [-1, 1], then the further columns."""
         waves = fourier_features(points[..., :3], self.num_frequencies)  # never in half precision: 2^7 pi x
         features = torch.cat((rearrange(waves, "... a f -> ... (a f)"), points.to(waves.dtype)), dim=-1)
-        return self.project(features.to(self.project.weight.dtype))
+        return self.project(features.to(dtype_of(self)))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from meshgpt.nn.fourier import PointEmbedding
 from meshgpt.nn.geometry import point_triangle_distances
+from meshgpt.nn.precision import dtype_of
 
 COVERED = 0.05  # a point this near to a face belongs to it: more than the noise of a scan, less than a detail
 NEXT = 8  # points ahead, from the lowest up
@@ -71,7 +72,7 @@ class CloudReader(nn.Module):
             after = by_each.cummax(dim=1).values | covered[:, None]
             missing = ~after & cloud.mask[:, None]
             told = self._told(cloud, corners, whole, missing)
-        dtype = self.out.weight.dtype
+        dtype = dtype_of(self)
         ahead = nn.functional.silu(self.ahead(told.ahead) + self._binned(told.ahead[..., :3]))
         ahead = ahead * told.ahead[..., -1:].to(dtype)
         around = nn.functional.silu(self.around(told.around.to(dtype)) + self._binned(told.places))

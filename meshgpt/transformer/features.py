@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from meshgpt.nn.geometry import face_geometry
+from meshgpt.nn.precision import dtype_of
 
 FACE_FEATURES = ("angles", "area", "normal", "corners")
 CORNER_FREQUENCIES = (1, 2, 4, 8, 16, 32)  # half turns over [-1, 1]
@@ -38,7 +39,7 @@ class FaceFeatures(nn.Module):
             "normal": lambda: geometry.normals,
             "corners": lambda: _waves(rearrange(corners.float(), "f k c -> f (k c)")),
         }
-        return self.project(torch.cat([found[name]() for name in self.names], dim=-1).to(self.project.weight.dtype))
+        return self.project(torch.cat([found[name]() for name in self.names], dim=-1).to(dtype_of(self)))
 
 
 def _waves(x: Float[Tensor, "f c"]) -> Float[Tensor, "f w"]:

@@ -7,6 +7,8 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from meshgpt.nn.precision import dtype_of
+
 FREQUENCIES = (1, 2, 4, 8, 16, 32)  # half turns over the grid
 NEARBY = 12.0  # bins; differences are told on this scale and on that of the grid
 
@@ -40,4 +42,4 @@ class SurroundingsEmbedding(nn.Module):
         )
         waves = rearrange(torch.stack((turns.sin(), turns.cos()), dim=-1), "... c f w -> ... (c f w)")
         told = rearrange(torch.cat((centred, step / self.bins, near, there), dim=-1), "... m c -> ... (m c)")
-        return self.read(torch.cat((told, waves), dim=-1).to(self.to_fine.weight.dtype))
+        return self.read(torch.cat((told, waves), dim=-1).to(dtype_of(self)))
