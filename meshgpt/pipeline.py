@@ -307,9 +307,9 @@ class MeshPipeline:
     def from_pretrained(cls, name_or_folder, *, device="cpu", revision=None, weights=None) -> "MeshPipeline":
         """The pipeline in a folder, one bundled with the package ("lowpoly"), or one on the Hub ("owner/name").
 
-        weights: "int8" or "bfloat16" for writing on a CPU with a transformer that is read in fewer bits, see `compressed`;
-        large ones become several times faster. Raises `CheckpointError` for one that is missing, damaged, or of a
-        tokenizer unknown here.
+        weights: "int8" or "bfloat16" for writing on a CPU with matrices in fewer bits, see `compressed`; large models
+        become several times faster. Raises `CheckpointError` for one that is missing, damaged, or of a tokenizer
+        unknown here.
         """
         tokenizer = load_tokenizer(name_or_folder, revision)
         transformer = MeshTransformer.from_pretrained(name_or_folder, tokenizer, revision=revision)
