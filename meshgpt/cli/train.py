@@ -36,6 +36,8 @@ def add_commands(commands: argparse._SubParsersAction, shared: argparse.Argument
     transformer.add_argument("--condition", nargs="+", choices=CONDITIONS, default=[], metavar="KIND", help=kinds)
     begin = "begin with the weights of a transformer, which may take other conditions: a run, bundled or Hub name"
     transformer.add_argument("--init", metavar="MODEL", help=begin)
+    pieces = "learn from pieces of at most N faces of long meshes, with a window of N faces (or --set window=...)"
+    transformer.add_argument("--piece-faces", type=int, metavar="N", help=pieces)
     transformer.set_defaults(run=run_transformer)
     for part in (tokenizer, transformer):
         part.add_argument("data", help="a data set: folder, .zip, .npz or a bundled name")
@@ -94,6 +96,7 @@ def run_transformer(arguments: argparse.Namespace) -> None:
     data, val = datasets(arguments)
     tokenizer = named_tokenizer(arguments.tokenizer)
     fields = {**chosen.model_for(tokenizer), **condition_fields(arguments.condition, data)}
+    fields |= {} if arguments.piece_faces is None else {"window": arguments.piece_faces}
     configs = ((TrainerConfig, chosen.training), (MeshTransformerConfig, fields))
     asking = ((CaptionWriter, {}, "captions."), (CloudAugmentation, {}, "clouds."))
     training, model, captions, clouds = changed((*configs, *asking), arguments)
@@ -110,6 +113,7 @@ def run_transformer(arguments: argparse.Namespace) -> None:
         augment=augmentation(arguments),
         num_variants=1 if arguments.no_augment else chosen.num_variants,
         captions=CaptionWriter.from_dict(captions) if captions else None,
+        piece_faces=arguments.piece_faces,
         clouds=CloudAugmentation.from_dict({**CLOUDS.to_dict(), **clouds}) if clouds else None,
         checkpoint_folder=str(arguments.out),
         **training,

@@ -24,7 +24,7 @@ from meshgpt.text.captions import NO_WORD, CaptionWriter, described
 from meshgpt.tokenizers.tokenizer import MeshTokenizer
 from meshgpt.training.examples import Examples, MeshExamples
 from meshgpt.training.identity import described as identified
-from meshgpt.training.tokens import FACES_AT_ONCE, TokenCache, TokenExamples, token_key
+from meshgpt.training.tokens import FACES_AT_ONCE, PieceCodes, TokenCache, TokenExamples, token_key
 from meshgpt.transformer.conditions import Conditions, text_conditions
 from meshgpt.transformer.held import as_in_evaluation
 from meshgpt.transformer.transformer import MeshTransformer, tokenizer_device
@@ -38,9 +38,9 @@ TEXT_KEYS = ("caption", "texts", "text")
 
 @dataclass(frozen=True)
 class AskedCodes:
-    """The codes (n,) of a mesh, and what is asked of it: `Conditions` of one row."""
+    """The codes (n,) of a mesh or a piece of it, and what is asked of the mesh: `Conditions` of one row."""
 
-    codes: Int[Tensor, " n"]
+    codes: Int[Tensor, " n"] | PieceCodes
     conditions: Conditions
 
 

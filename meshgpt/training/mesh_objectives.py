@@ -15,7 +15,9 @@ from meshgpt.mesh.mesh import Mesh
 from meshgpt.training.asked import AskedCodes
 from meshgpt.training.examples import MeshExample
 from meshgpt.training.objective import Losses, Objective
+from meshgpt.training.tokens import PieceCodes
 from meshgpt.transformer.conditions import Conditions
+from meshgpt.transformer.model import Pieces
 
 
 class AutoencoderObjective(Objective):
@@ -60,15 +62,20 @@ def codes_in_use(codes: Int[Tensor, "nv q"], codebook_size: int) -> Bool[Tensor,
 
 @dataclass(frozen=True)
 class CodeBatch:
-    """Codes (b, n), padded -1, how many of them there are with the ends, and what is asked of each row."""
+    """Codes (b, n), padded -1, how many of them there are with the ends, and what is asked of each row.
+
+    pieces: what the rows are of their meshes, where they are not all of them.
+    """
 
     codes: Int[Tensor, "b n"]
     num_tokens: int
     conditions: Conditions | None = None
+    pieces: Pieces | None = None
 
     def to(self, device: Any) -> "CodeBatch":
         conditions = None if self.conditions is None else self.conditions.to(device, non_blocking=True)
-        return replace(self, codes=self.codes.to(device, non_blocking=True), conditions=conditions)
+        pieces = None if self.pieces is None else self.pieces.to(device)
+        return replace(self, codes=self.codes.to(device, non_blocking=True), conditions=conditions, pieces=pieces)
 
 
 class TransformerObjective(Objective):
@@ -77,21 +84,27 @@ class TransformerObjective(Objective):
     Of a model that takes conditions, validation also tells `bits_per_face_unasked`, by what it writes when not asked.
     """
 
-    def collate(self, examples: Sequence[Tensor | AskedCodes]) -> CodeBatch:
-        rows = [row.codes if isinstance(row, AskedCodes) else row for row in examples]
+    def collate(self, examples: Sequence[Tensor | PieceCodes | AskedCodes]) -> CodeBatch:
+        told = [row.codes if isinstance(row, AskedCodes) else row for row in examples]
         asked = [row.conditions for row in examples if isinstance(row, AskedCodes)]
-        codes = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
+        parts = [row if isinstance(row, PieceCodes) else PieceCodes(row) for row in told]
+        codes = torch.nn.utils.rnn.pad_sequence([part.codes for part in parts], batch_first=True, padding_value=-1)
+        pieces = None
+        if any(isinstance(row, PieceCodes) for row in told):
+            before, ends = torch.tensor([part.before for part in parts]), torch.tensor([part.ends for part in parts])
+            pieces = Pieces(before, ends)
         conditions = Conditions.join(asked) if asked else None
-        return CodeBatch(codes.long(), sum(len(row) + 1 for row in rows), conditions)
+        return CodeBatch(codes.long(), sum(len(part) + part.ends for part in parts), conditions, pieces)
 
     def weight(self, batch: CodeBatch) -> float:
         return float(batch.num_tokens)
 
     def losses(self, model: nn.Module, batch: CodeBatch) -> Losses:
-        output: Any = model.losses(batch.codes, batch.conditions)  # type: ignore[operator]
+        output: Any = model.losses(batch.codes, batch.conditions, pieces=batch.pieces)  # type: ignore[operator]
         metrics = {"bits_per_face": output.bits_per_face.detach()}
         if batch.conditions is not None and not model.training:
-            metrics["bits_per_face_unasked"] = model.losses(batch.codes).bits_per_face  # type: ignore[operator]
+            unasked = model.losses(batch.codes, pieces=batch.pieces)  # type: ignore[operator]
+            metrics["bits_per_face_unasked"] = unasked.bits_per_face
         return Losses(output.loss, metrics, counts=dict.fromkeys(metrics, float(output.num_faces)))
 
     def summary(self, means: dict[str, float]) -> dict[str, float]:

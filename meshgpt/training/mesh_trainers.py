@@ -60,6 +60,10 @@ class MeshTransformerTrainer(Trainer):
     of faces and points of the surface of the mesh itself. `text_embeds` (n, d) of items, a vector for each token and
     zeros for padding (or a `text_mask` (n,) beside them), stand for their texts; then no encoder is needed.
 
+    piece_faces: with a model that has a window, meshes of more faces are learned from in pieces of so many, another one
+    each epoch (see `piece_start`), and none is too long; `max_seq_len` limits the piece. Conditions are of the whole
+    mesh. Validation sees one piece of each.
+
     captions: a `CaptionWriter` that words the texts differently from epoch to epoch; if not given, the usual one for
     records of a `MeshDataset`, and other texts stay as they are. clouds: a `CloudAugmentation` that makes the points
     worse. Validation asks by plain captions, true numbers of faces and clean points.
@@ -76,6 +80,7 @@ class MeshTransformerTrainer(Trainer):
         augment=None,
         num_variants=1,
         cache_folder=None,
+        piece_faces=None,
         **keywords,
     ):
         names = ("accelerator_kwargs", "data_kwargs", "weights", "captions", "clouds")
@@ -88,13 +93,15 @@ class MeshTransformerTrainer(Trainer):
                 raise TrainingError(
                     f"{name} for a model that takes no {kind}: leave them out, or condition it on {kind}"
                 )
+        if piece_faces is not None:
+            _check_pieces(model, piece_faces)
         cache = TokenCache(cache_folder or Path(config.checkpoint_folder) / "tokens")
         tokenizer, limit = model.tokenizer, model.config.max_seq_len
 
         def examples(dataset, augment, variants, exact=False) -> "TokenExamples | AskedExamples":
             view = MeshView(tokenizer.num_discrete_coors, tokenizer.corners, augment)
             meshes = MeshExamples(dataset, view, config.seed, options["data_kwargs"])
-            tokens = tokenized(tokenizer, meshes, cache, variants, limit)
+            tokens = tokenized(tokenizer, meshes, cache, variants, limit, piece_faces)
             if not model.config.is_conditioned:
                 return tokens
             return asked(model, tokens, cache, config.seed, options["captions"], options["clouds"], exact)
@@ -114,3 +121,16 @@ class MeshTransformerTrainer(Trainer):
 
     def _size_limit(self, faces: int) -> int:
         return round(faces * self._codes_per_face)
+
+
+@no_type_check
+def _check_pieces(model, piece_faces: int) -> None:
+    """Raises `TrainingError` for a model that cannot learn from pieces of so many faces."""
+    if model.needs_whole_meshes:
+        raise TrainingError(
+            f"piece_faces = {piece_faces}, but the model needs whole meshes: {model.needs_whole_meshes}"
+        )
+    most = model.config.max_seq_len // model.tokens_per_face
+    if not 1 <= piece_faces <= most:
+        what = f"piece_faces = {piece_faces} must lie in 1 .. {most}, the faces that max_seq_len has room for"
+        raise TrainingError(f"{what}: use smaller pieces, or a model with a larger max_seq_len")

@@ -6,6 +6,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, no_type_check
@@ -91,12 +92,30 @@ def _is_whole(folder: Path) -> bool:
         return False
 
 
+@dataclass(frozen=True)
+class PieceCodes:
+    """The codes (n,) of some faces of a mesh, how many faces come before, and whether it ends with them."""
+
+    codes: Tensor
+    before: int = 0
+    ends: bool = True
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+
 class TokenExamples(Examples):
     """Codes of meshes: in epoch e, variant e of each, counting round. `size` of an example is its longest variant's.
 
     Entry i * num_variants + v holds the codes of variant v of mesh i. `faces_in` tells how many faces rows of codes
     (b, n) have. `tokenizer` tells the one that wrote them from others.
+
+    With `piece_faces` a mesh is a `PieceCodes` of at most so many faces, another one each time its variant comes up;
+    see `piece_start`.
     """
+
+    piece_faces: int | None = None
+    face_size = 1  # codes a face, for pieces
 
     def __init__(
         self,
@@ -118,7 +137,12 @@ class TokenExamples(Examples):
 
     @property
     def sizes(self) -> np.ndarray:
-        return self.lengths[self.kept].max(axis=1, initial=0)
+        sizes = self.lengths[self.kept].max(axis=1, initial=0)
+        return sizes if self.piece_faces is None else sizes.clip(max=self.piece_faces * self.face_size)
+
+    def in_pieces(self, piece_faces: int, face_size: int) -> None:
+        """From now on gives pieces of at most `piece_faces` faces of `face_size` codes."""
+        self.piece_faces, self.face_size = piece_faces, face_size
 
     def leave_out(self, longest: int) -> None:
         """Leaves out meshes with a variant that is empty or longer than `longest` codes, and says so."""
@@ -132,8 +156,16 @@ class TokenExamples(Examples):
             raise DataError(f"{what}: nothing is left to train on; raise max_seq_len or use fewer faces")
         warnings.warn(f"{what}: they are left out", stacklevel=3)
 
-    def get(self, index: int, epoch: int) -> Tensor:
-        return self.codes_of(self.entry(index, epoch))
+    def get(self, index: int, epoch: int) -> Tensor | PieceCodes:
+        codes = self.codes_of(self.entry(index, epoch))
+        return codes if self.piece_faces is None else self._piece(codes, self.entry(index, epoch), epoch)
+
+    def _piece(self, codes: Tensor, entry: int, epoch: int) -> PieceCodes:
+        assert self.piece_faces is not None
+        size, faces, turn = self.face_size, len(codes) // self.face_size, epoch // self.num_variants
+        start = piece_start(faces, self.piece_faces, turn, (self.meshes.seed, entry))
+        end = start + self.piece_faces
+        return PieceCodes(codes[start * size : end * size], start, end >= faces)
 
     def entry(self, index: int, epoch: int) -> int:
         return int(self.kept[index]) * self.num_variants + epoch % self.num_variants
@@ -156,23 +188,45 @@ class TokenExamples(Examples):
 
     @property
     def fingerprint(self) -> str:
+        pieces = "" if self.piece_faces is None else f" in pieces of {self.piece_faces}"
         return hashlib.sha256(
-            f"{self.meshes.fingerprint} {self.num_variants}".encode() + self.kept.tobytes()
+            f"{self.meshes.fingerprint} {self.num_variants}{pieces}".encode() + self.kept.tobytes()
         ).hexdigest()
 
     @property
     def identity(self) -> dict[str, Any]:
-        own = {"num_variants": self.num_variants, "tokenizer": self.tokenizer[:12]}
+        own = {"num_variants": self.num_variants, "tokenizer": self.tokenizer[:12], "piece_faces": self.piece_faces}
         return {**self.meshes.identity, **super().identity, **own}
+
+
+def piece_start(faces: int, piece: int, turn: int, seed: tuple[int, ...]) -> int:
+    """The first face of the piece of `piece` faces that is learned from when it is a mesh's turn for the n-th time.
+
+    The mesh is cut at multiples of `piece`, all shifted by one random number; what sticks out at either end is moved
+    inside. These pieces come in random order, then others by another shift: in each such round every face is learned
+    from, and the beginning and the end of the mesh are, too.
+    """
+    if faces <= piece:
+        return 0
+    count = -(-faces // piece) + 1
+    rng = np.random.default_rng((*seed, turn // count))
+    shift, order = int(rng.integers(piece)), rng.permutation(count)
+    return int(np.clip(int(order[turn % count]) * piece - shift, 0, faces - piece))
 
 
 @no_type_check
 def tokenized(
-    tokenizer: MeshTokenizer, meshes: MeshExamples, cache: TokenCache, num_variants: int = 1, longest: int | None = None
+    tokenizer: MeshTokenizer,
+    meshes: MeshExamples,
+    cache: TokenCache,
+    num_variants: int = 1,
+    longest: int | None = None,
+    piece_faces: int | None = None,
 ) -> TokenExamples:
     """The codes of `num_variants` views of each mesh, from the cache or made now (and kept there).
 
-    Meshes longer than `longest` codes are left out with a warning. Raises `DataError` if that leaves none.
+    Meshes longer than `longest` codes are left out with a warning, or with `piece_faces`, which needs a tokenizer with
+    a fixed number of codes a face, learned from in pieces. Raises `DataError` if nothing is left.
     """
     key = token_key(tokenizer, meshes, num_variants)
 
@@ -188,7 +242,10 @@ def tokenized(
     size = tokenizer.tokens_per_face
     faces_in = tokenizer.faces_in if size is None else partial(_in_pieces_of, size)
     examples = TokenExamples(meshes, codes, offsets, num_variants, faces_in, tokenizer_key(tokenizer))
-    examples.leave_out(longest if longest is not None else int(examples.lengths.max(initial=1)))
+    if piece_faces is not None:
+        examples.in_pieces(piece_faces, size)
+    whole = longest is None or piece_faces is not None
+    examples.leave_out(int(examples.lengths.max(initial=1)) if whole else longest)
     return examples
 
 

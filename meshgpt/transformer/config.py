@@ -51,6 +51,7 @@ class StackSpec:
     num_mem_kv: int = 0
     cross_num_mem_kv: int = 0
     adaptive_norm: bool = False
+    window: int = 0  # positions that an attention layer sees back, its own included; 0: all
     value_residual: bool = False
     num_residual_streams: int = 1
     flash: bool = True
@@ -64,6 +65,11 @@ class MeshTransformerConfig(Config):
 
     `code_digits = 2` writes a code as a high and a low digit, each with its own small softmax, where the vocabulary has
     more than 256 codes; `code_digits = 1` is one softmax over all codes.
+
+    With a `window` an attention layer of the coarse stack sees so many faces back (steps, where faces share codes), its
+    own included, in training and in writing; the pointer reaches as far. Start tokens count as faces and scroll out of
+    sight; memory keys (`attn_num_mem_kv`) and conditions that are attended to stay. Then memory is bounded, and more
+    may be written than `max_seq_len`, unless positions are learned (`abs_pos_emb`).
     """
 
     dim: int | tuple[int, ...] = 512  # or (coarse, fine)
@@ -92,6 +98,7 @@ class MeshTransformerConfig(Config):
     codes_per_step: int = 0  # that a coarse step reads where faces share codes; 0: as the tokenizer proposes
     tell_surroundings: bool = True  # there, tells the stacks which vertices a code is said upon
     distance_bias: bool = False  # attention between faces knows their distance, in the sequence and in space
+    window: int = 0  # how many faces a coarse attention layer sees back; 0: all
     rotary_pos_emb: bool = True
     abs_pos_emb: bool = False  # a learned vector for each place in the sequence
     attn_num_mem_kv: int = 0
@@ -153,6 +160,7 @@ class MeshTransformerConfig(Config):
             "copy_dim",
             "copy_digit_faces",
             "codes_per_step",
+            "window",
             "attn_num_mem_kv",
         ):
             self.require(getattr(self, field) >= 0, field, "not be negative")
@@ -205,6 +213,11 @@ class MeshTransformerConfig(Config):
         return bool(self.kinds)
 
     @property
+    def is_endless(self) -> bool:
+        """Whether more may be written than the model has learned from at once."""
+        return self.window > 0 and not self.abs_pos_emb
+
+    @property
     def text_width(self) -> int:
         """Width of text embeddings; only where `condition_on_text`."""
         return self.dim_text or dim_of(self.text_condition_model_types[0]) or 0
@@ -219,7 +232,7 @@ class MeshTransformerConfig(Config):
         depths = (self.coarse_pre_gateloop_depth, self.attn_depth, self.coarse_post_gateloop_depth)
         layers = _kinds(self.coarse_layers or usual_layers(*depths, cross=self.is_conditioned))
         stack = self._stack(self.dims[0], layers, self.attn_heads, self.attn_dim_head, self.rotary_pos_emb)
-        return dataclasses.replace(stack, adaptive_norm=self.coarse_adaptive_rmsnorm)
+        return dataclasses.replace(stack, adaptive_norm=self.coarse_adaptive_rmsnorm, window=self.window)
 
     @property
     def fine_stack(self) -> StackSpec:

@@ -26,8 +26,18 @@ class CopyMemory:
     codes: Tensor
     faces: Tensor
 
-    def append(self, other: "CopyMemory") -> "CopyMemory":
-        return CopyMemory(*(torch.cat(pair, dim=1) for pair in zip(self._parts, other._parts, strict=True)))
+    def append(self, other: "CopyMemory", most: int = 0) -> "CopyMemory":
+        """Both; of these the last `most` faces, unless that is 0."""
+        return CopyMemory(*(torch.cat(pair, dim=1)[:, -most:] for pair in zip(self._parts, other._parts, strict=True)))
+
+    def last(self, counts: Int[Tensor, " b"], most: int) -> "CopyMemory":
+        """The last `most` of the first `counts` faces of each row; codes -1 where there are fewer."""
+        if not self.codes.shape[1]:
+            return self
+        index = counts[:, None] - most + torch.arange(most, device=counts.device)
+        rows = torch.arange(len(counts), device=counts.device)[:, None]
+        keys, codes, faces = (part[rows, index.clamp(min=0)] for part in self._parts)
+        return CopyMemory(keys, codes.masked_fill((index < 0)[..., None, None], -1), faces)
 
     def select(self, rows: Int[Tensor, " r"]) -> "CopyMemory":
         return CopyMemory(*(part[rows] for part in self._parts))
@@ -38,11 +48,14 @@ class CopyMemory:
 
 
 class CopyPointer(nn.Module):
-    """How well each vertex said so far fits what comes next, and the sentinel's claim against them."""
+    """How well each vertex said so far fits what comes next, and the sentinel's claim against them.
 
-    def __init__(self, corners: int, levels: int, dim: int, dim_key: int):
+    window: of how many faces before the current one vertices are pointed at; 0: of all.
+    """
+
+    def __init__(self, corners: int, levels: int, dim: int, dim_key: int, window: int = 0):
         super().__init__()
-        self.corners, self.levels = corners, levels
+        self.corners, self.levels, self.window = corners, levels, window
         self.to_query = nn.Linear(dim, dim_key)
         self.to_key = nn.Linear(levels * dim, dim_key)
         self.to_key_context = nn.Linear(dim, corners * dim_key, bias=False)
@@ -74,8 +87,8 @@ class CopyPointer(nn.Module):
     ) -> tuple[Float[Tensor, "b f"], Float[Tensor, "b f m"]]:
         """(sentinel, score of each vertex said) for the code at `place` of faces numbered `face` (one row, or b).
 
-        Only vertices of earlier faces count, and of those only the ones that agree with `said`, the codes of the same
-        corner up to there. told: (b f m), added to the scores.
+        Only vertices of earlier faces in the window count, and of those only the ones that agree with `said`, the codes
+        of the same corner up to there. told: (b f m), added to the scores.
         """
         level = place % self.levels
         query, keys = self.to_query(hidden), rearrange(memory.keys, "b nf k e -> b (nf k) e")
@@ -84,7 +97,8 @@ class CopyPointer(nn.Module):
         distance = face[:, :, None] - memory.faces[:, None, :]
         bias = F.embedding(_distance_class(distance), self.distance_bias[place])
         scores = scores + rearrange(bias, "c f nf k -> c f (nf k)")
-        allowed = (distance > 0)[..., None] & (memory.codes[..., -1] >= 0)[:, None]
+        seen = (distance > 0) & (distance <= self.window) if self.window else distance > 0
+        allowed = seen[..., None] & (memory.codes[..., -1] >= 0)[:, None]
         allowed = rearrange(allowed, "b f nf k -> b f (nf k)")
         for earlier in range(level):
             known = rearrange(memory.codes[..., earlier], "b nf k -> b 1 (nf k)")

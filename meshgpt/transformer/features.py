@@ -69,16 +69,16 @@ class DistanceBias(nn.Module):
         query_places: Float[Tensor, "b n 3"],
         query_positions: Int[Tensor, "b n"],
         key_places: Float[Tensor, "b m 3"],
+        key_positions: Int[Tensor, "b m"],
         num_start_tokens: int,
     ) -> Float[Tensor, "b h n m"]:
-        key_positions = torch.arange(key_places.shape[1], device=key_places.device)
-        apart = (query_positions[..., None] - key_positions).clamp(min=0)
+        apart = (query_positions[..., None] - key_positions[:, None]).clamp(min=0)
         beyond = (apart.float().clamp(min=8) / 8).log2() * 2
         buckets = torch.where(apart < 8, apart, 8 + beyond.long()).clamp(max=SEQUENCE_BUCKETS - 1)
         squared = (query_places[:, :, None] - key_places[:, None]).square().sum(dim=-1, keepdim=True)
         widths = torch.tensor(SPATIAL_WIDTHS, device=squared.device, dtype=squared.dtype)
         near = (-squared / (2 * widths**2)).exp()
-        faces = (query_positions >= num_start_tokens)[..., None] & (key_positions >= num_start_tokens)
+        faces = (query_positions >= num_start_tokens)[..., None] & (key_positions >= num_start_tokens)[:, None]
         weights = self.space.weight
         spatial = F.linear(near.to(weights.dtype), weights).masked_fill(~faces[..., None], 0.0)
         return rearrange(self.sequence(buckets) + spatial, "b n m h -> b h n m")

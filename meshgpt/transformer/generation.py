@@ -85,7 +85,7 @@ class CachedReader:
         self.fine, self.places = empty_cache(len(faces), model.device), None
         rows, past = torch.arange(len(faces), device=model.device), model.config.fine_context_faces
         embedded, around = model.embed(faces), model.surroundings(faces)
-        self.coarse = empty_cache(len(faces), model.device)
+        self.coarse = empty_cache(len(faces), model.device, window=model.config.window)
         after = behind_steps(around, faces.shape[2])
         inputs = model.with_starts(model.coarse_inputs(faces, embedded, context, after), context)
         read = model.coarse_step(inputs, self.coarse, context)
@@ -97,7 +97,8 @@ class CachedReader:
         self.before = [padded[rows, self.counts + index] for index in range(past)]
         slots = model.slots(embedded, plans[:, :-1], around)
         self.memory = self._read_memory(rearrange(slots, "b nf t d -> b (nf t) d"))
-        self.vertices = model.vertices_said(faces, embedded, plans)
+        vertices, window = model.vertices_said(faces, embedded, plans), model.config.window
+        self.vertices = vertices.last(self.counts, window) if vertices is not None and window else vertices
         self.last = model.faces_before(faces, rows, self.counts)
         view = model.cloud_view(faces, context)
         self.cloud = model.cloud_now(view and view.at(rows, self.counts), self.vertices)
@@ -148,7 +149,8 @@ class CachedReader:
         plans = self.model.coarse_step(inputs, self.coarse, self.context)
         self.plan = plans[:, 0]
         if self.model.pointer is not None and self.vertices is not None:
-            self.vertices = self.vertices.append(self.model.pointer.remember(faces, embedded, plans, self.counts))
+            said = self.model.pointer.remember(faces, embedded, plans, self.counts)
+            self.vertices = self.vertices.append(said, self.model.config.window)
         view = self.cloud and self.cloud.view.cover(faces, self.model.vocab_size)
         self.cloud = self.model.cloud_now(view, self.vertices)
         self.counts = self.counts + 1

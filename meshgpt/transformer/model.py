@@ -2,12 +2,12 @@
 
 import dataclasses
 import math
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from meshgpt.errors import ConfigError
@@ -24,6 +24,7 @@ from meshgpt.transformer.recurrence import Recurrence
 from meshgpt.transformer.spelling import HintedHead, SpellingHead, SpeltEmbedding
 from meshgpt.transformer.stack import Stack
 from meshgpt.transformer.surroundings import SurroundingsEmbedding
+from meshgpt.transformer.window import key_blocks, query_blocks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +60,17 @@ class FaceForm:
     @property
     def tokens(self) -> int:
         return self.corners * self.tokens_per_corner
+
+
+@dataclasses.dataclass(frozen=True)
+class Pieces:
+    """Rows that are parts of meshes. before: how many faces come before each. ends: True where the mesh ends with it."""
+
+    before: Int[Tensor, " b"]
+    ends: Bool[Tensor, " b"]
+
+    def to(self, device: Any) -> "Pieces":
+        return Pieces(*(part.to(device, non_blocking=True) for part in (self.before, self.ends)))
 
 
 @runtime_checkable
@@ -105,6 +117,7 @@ class FaceWriter(nn.Module):
         told = form.num_places if config.tell_surroundings else 0
         self.around = SurroundingsEmbedding(told, form.bins, (coarse, fine)) if told else None
         self.start_tokens = nn.Parameter(torch.randn(config.num_sos_tokens, coarse))
+        self.goes_on = nn.Parameter(torch.zeros(coarse)) if config.window else None  # a piece that is not the beginning
         self.conditioner = Conditioner(config, form.vocab_size) if config.is_conditioned else None
         if self.conditioner is not None:
             self.to_start = nn.Linear(coarse, coarse)
@@ -120,7 +133,7 @@ class FaceWriter(nn.Module):
         candidates = (config.copy_digit_faces + 1) * form.corners - 1 if config.copy_digit_faces else 0
         hints = form.num_hints if config.tell_surroundings else 0
         self.head = CodeHead(*code, candidates) if digits is None else SpellingHead(digits, fine, hints)
-        shape = (form.corners, form.tokens_per_corner, fine, config.copy_dim)
+        shape = (form.corners, form.tokens_per_corner, fine, config.copy_dim, config.window)
         self.pointer = CopyPointer(*shape) if config.copy_dim else None
         self.cloud_vertices = self._cloud_vertices()
 
@@ -139,14 +152,20 @@ class FaceWriter(nn.Module):
         return self.start_tokens.device
 
     def likelihood(
-        self, codes: Int[Tensor, "b n"], append_eos: bool = True, context: Context | None = None
+        self,
+        codes: Int[Tensor, "b n"],
+        append_eos: bool = True,
+        context: Context | None = None,
+        pieces: Pieces | None = None,
     ) -> TransformerOutput:
-        """The likelihood of codes padded -1, each row of whole faces followed by the end."""
+        """The likelihood of codes padded -1, each row of whole faces followed by the end, where it is not a piece."""
         faces = fold_faces(codes, self.tokens_per_face)
         embedded, around = self.embed(faces), self.surroundings(faces)
-        plans = self.plans(faces, embedded, context, around)
+        plans = self.plans(faces, embedded, context, around, pieces)
         hidden, group_rows, group_faces = self.hidden(faces, embedded, plans, context, around)
         all_targets = self._targets(faces, append_eos)
+        if pieces is not None:
+            all_targets = all_targets.masked_fill((all_targets == self.vocab_size) & ~pieces.ends[:, None, None], -1)
         targets = all_targets[group_rows, group_faces]
         predicted = targets >= 0
         may_end = self.may_end.expand(len(targets), -1)
@@ -435,9 +454,14 @@ class FaceWriter(nn.Module):
         placed[whole] = corners.float()
         return CoarseInputs(tokens, centres, placed, whole)
 
-    def with_starts(self, inputs: "CoarseInputs", context: Context | None = None) -> "CoarseInputs":
-        """Start tokens before the faces; what is asked is added to them."""
+    def with_starts(
+        self, inputs: "CoarseInputs", context: Context | None = None, pieces: Pieces | None = None
+    ) -> "CoarseInputs":
+        """Start tokens before the faces; what is asked is added to them, and whether there are faces before these."""
         starts = repeat(self.start_tokens, "n e -> b n e", b=len(inputs.tokens))
+        if self.goes_on is not None:
+            goes_on = starts.new_zeros(len(starts)) if pieces is None else (pieces.before > 0).to(starts.dtype)
+            starts = starts + goes_on[:, None, None] * self.goes_on
         if context is not None:
             starts = starts + rearrange(self.to_start(context.vector), "b e -> b 1 e")
         tokens, count = torch.cat((starts, inputs.tokens), dim=1), starts.shape[1]
@@ -454,15 +478,20 @@ class FaceWriter(nn.Module):
         embedded: Float[Tensor, "b nf t d"],
         context: Context | None = None,
         around: Surroundings | None = None,
+        pieces: Pieces | None = None,
     ) -> Float[Tensor, "b nf1 d"]:
         """What the coarse stack says about each next face, from all faces before it: (b, nf + 1, fine width)."""
         after = behind_steps(around, faces.shape[2])
-        inputs, bias = self.with_starts(self.coarse_inputs(faces, embedded, context, after), context), None
+        inputs, bias = self.with_starts(self.coarse_inputs(faces, embedded, context, after), context, pieces), None
         said = torch.arange(inputs.tokens.shape[1], device=faces.device) - (self.config.num_sos_tokens - 1)
-        inputs, _ = self.asked(inputs, said.clamp(min=0)[None], context)
+        said = said.clamp(min=0)[None]
+        said = said if pieces is None else said + pieces.before[:, None]
+        inputs, _ = self.asked(inputs, said, context)
         if self.distance_bias is not None and inputs.places is not None:
             positions = torch.arange(inputs.tokens.shape[1], device=faces.device).expand(len(faces), -1)
-            bias = self.distance_bias(inputs.places, positions, inputs.places, self.config.num_sos_tokens)
+            bias = self._bias(
+                inputs.places, positions, inputs.places, positions, self.coarse.blocks(positions.shape[1])
+            )
         return self.to_fine(self.coarse(inputs.tokens, bias, context)[:, self.config.num_sos_tokens - 1 :])
 
     def asked(
@@ -499,9 +528,23 @@ class FaceWriter(nn.Module):
         inputs, cache.covered = self.asked(inputs, said.clamp(min=0), context, cache.covered)
         if self.distance_bias is not None and inputs.places is not None:
             positions = cache.positions(inputs.tokens.shape[1])
-            seen = cache.write_places(inputs.places)
-            bias = self.distance_bias(inputs.places, positions, seen, self.config.num_sos_tokens)
+            blocks = self.coarse.blocks(positions.shape[1], cache)
+            seen, key_positions = cache.write_places(inputs.places)
+            bias = self._bias(inputs.places, positions, seen, key_positions, blocks)
         return self.to_fine(self.coarse.step(inputs.tokens, cache, bias, context))
+
+    def _bias(self, places: Tensor, positions: Tensor, seen: Tensor, key_positions: Tensor, blocks: int) -> Tensor:
+        """The distance bias of n positions for m, (b h n m); with `blocks`, of n positions for themselves, in blocks.
+
+        places, positions: (b n 3), (b n). seen, key_positions: (b m 3), (b m).
+        """
+        assert self.distance_bias is not None
+        if not blocks:
+            return self.distance_bias(places, positions, seen, key_positions, self.config.num_sos_tokens)
+        queries = [query_blocks(x[:, None], blocks)[:, 0] for x in (places, positions[..., None])]
+        keys = [key_blocks(x[:, None], blocks)[:, 0] for x in (places, positions[..., None])]
+        ends = (queries[0], queries[1][..., 0], keys[0], keys[1][..., 0])
+        return self.distance_bias(*ends, self.config.num_sos_tokens)
 
 
 @dataclasses.dataclass(frozen=True)

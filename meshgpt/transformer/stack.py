@@ -20,6 +20,7 @@ from meshgpt.transformer.conditioning import Context
 from meshgpt.transformer.config import StackSpec
 from meshgpt.transformer.recurrence import Recurrence
 from meshgpt.transformer.reversible import run_reversibly
+from meshgpt.transformer.window import block_mask, from_blocks, key_blocks, query_blocks
 
 with warnings.catch_warnings():  # the package compiles parts of itself with a deprecated function of torch
     warnings.simplefilter("ignore", DeprecationWarning)
@@ -45,14 +46,20 @@ class Stack(nn.Module):
     def forward(
         self, x: Float[Tensor, "b n d"], bias: torch.Tensor | None = None, context: Context | None = None
     ) -> Float[Tensor, "b n d"]:
-        """Causal over all n positions. `bias`: (b h n n), added to the attention scores. `context`: what is asked."""
+        """Causal over all n positions. `bias`: (b h n n), added to the attention scores. `context`: what is asked.
+
+        Where `blocks(n)`, the bias is one of blocks, (b * blocks, h, window, 2 * window), as `block_mask` has them.
+        """
         angles = self.angles(torch.arange(x.shape[1], device=x.device)[None])
-        ours = self.spec.reversible or (self.spec.checkpointing and self.training)
+        blocks = self.blocks(x.shape[1])
+        ours = self.spec.reversible or (self.spec.checkpointing and self.training) or blocks > 0
         for part in self.parts:
             if isinstance(part, Recurrence):
-                x = checkpoint(part, x, use_reentrant=False) if ours and self.training else part(x)
+                again = self.training and (self.spec.reversible or self.spec.checkpointing)
+                x = checkpoint(part, x, use_reentrant=False) if again else part(x)
             elif ours:
-                x = DecoderRun(cast(Decoder, part), self.spec, angles, None, bias, context)(x)
+                mask = self._block_mask(x, blocks)
+                x = DecoderRun(cast(Decoder, part), self.spec, angles, mask, bias, context, blocks=blocks)(x)
             else:
                 asked = _asked(cast(Decoder, part), self.spec, context)
                 x = part(x, rotary_pos_emb=None if angles is None else (angles, 1.0), attn_bias=bias, **asked)
@@ -67,18 +74,31 @@ class Stack(nn.Module):
     ) -> Float[Tensor, "b n d"]:
         """The same for the next n tokens of each row, after those that `cache` holds; advances the cache.
 
-        `bias`: (b h n m), m = the longest row with the new tokens.
+        `bias`: (b h n m), for the m positions that `cache.span(n)` names, or one of blocks where `blocks(n, cache)`.
         """
-        angles, mask = self.angles(cache.positions(x.shape[1])), _step_mask(cache, x.shape[1], self.spec.num_mem_kv)
-        cache.start_pass()
+        assert cache.window == self.spec.window, "a cache remembers as much as its stack sees"
+        cache.start_pass(x.shape[1])
+        angles, blocks = self.angles(cache.positions(x.shape[1])), self.blocks(x.shape[1], cache)
+        mask = self._block_mask(x, blocks) if blocks else _step_mask(cache, x.shape[1], self.spec.num_mem_kv)
         for part in self.parts:
             if isinstance(part, Recurrence):
                 x, states = part.step(x, cache.state())
                 cache.put_states(states)
             else:
-                x = DecoderRun(cast(Decoder, part), self.spec, angles, mask, bias, context, cache)(x)
+                x = DecoderRun(cast(Decoder, part), self.spec, angles, mask, bias, context, cache, blocks)(x)
         cache.advance(x.shape[1])
         return x
+
+    def blocks(self, n: int, cache: StackCache | None = None) -> int:
+        """The window, where n positions that follow nothing reach beyond it and are attended to in blocks; else 0."""
+        begins = cache is None or cache.shared_length == 0
+        return self.spec.window if begins and 0 < self.spec.window < n else 0
+
+    def _block_mask(self, x: Tensor, blocks: int) -> Tensor | None:
+        if not blocks:
+            return None
+        mask = block_mask(x.shape[0], x.shape[1], blocks, x.device)
+        return F.pad(mask, (self.spec.num_mem_kv, 0), value=True)
 
     def angles(self, positions: Int[Tensor, "b n"]) -> torch.Tensor | None:
         """Rotary angles (b n rotary_dim) in float32, neighbouring channels in pairs (Su et al., arXiv:2104.09864)."""
@@ -137,8 +157,9 @@ class DecoderRun:
         bias: Tensor | None,
         context: Context | None = None,
         cache: StackCache | None = None,
+        blocks: int = 0,
     ):
-        self.decoder, self.spec, self.context, self.cache = decoder, spec, context, cache
+        self.decoder, self.spec, self.context, self.cache, self.blocks = decoder, spec, context, cache, blocks
         self.rotation = None if angles is None else (angles.cos()[:, None], angles.sin()[:, None])
         self.mask = _with_bias(mask, bias, spec.num_mem_kv)
 
@@ -224,9 +245,12 @@ class DecoderRun:
         if self.rotation is not None:
             q, k = rotate(q, *self.rotation), rotate(k, *self.rotation)
         if self.cache is not None:
-            k, v = self.cache.write(k, v)
+            kept = self.cache.write(k, v)
+            k, v = (k, v) if self.blocks else kept
+        if self.blocks:
+            q, k, v = query_blocks(q, self.blocks), key_blocks(k, self.blocks), key_blocks(v, self.blocks)
         if block.num_mem_kv:
-            memory = (repeat(m, "h n d -> b h n d", b=len(x)) for m in (block.mem_k, block.mem_v))
+            memory = (repeat(m, "h n d -> b h n d", b=len(k)) for m in (block.mem_k, block.mem_v))
             k, v = (torch.cat(pair, dim=2) for pair in zip(memory, (k, v), strict=True))
         mask = self.mask
         if mask is None and block.num_mem_kv and q.shape[2] > 1:
@@ -235,6 +259,7 @@ class DecoderRun:
         dropout = self.spec.dropout if self.decoder.training else 0.0
         causal = mask is None and q.shape[2] > 1
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal)
+        out = from_blocks(out, x.shape[0], x.shape[1]) if self.blocks else out
         return block.to_out(rearrange(out, "b h n d -> b n (h d)")), own if first is None else first
 
 
@@ -261,6 +286,7 @@ def _step_mask(cache: StackCache, n: int, num_mem_kv: int) -> Tensor | None:
     """(b 1 n m), True where a key may be seen; None where a plain or a causal attention says the same."""
     if cache.shared_length is not None and (n == 1 or cache.shared_length == 0):
         return None
-    keys = torch.arange(cache.max_length + n, device=cache.lengths.device)
-    mask = keys <= cache.positions(n)[:, :, None]
+    keys, own = torch.arange(*cache.span(n), device=cache.lengths.device), cache.slots(n)[:, :, None]
+    mask = keys <= own
+    mask = mask & (keys > own - cache.window) if cache.window else mask
     return rearrange(F.pad(mask, (num_mem_kv, 0), value=True), "b n m -> b 1 n m")

@@ -1,6 +1,7 @@
 """`MeshTransformer`: a tokenizer's codes, their likelihood, and new meshes."""
 
 import dataclasses
+import math
 import typing
 import warnings
 from collections.abc import Callable
@@ -79,16 +80,34 @@ class MeshTransformer(ConditionedWriter, Pretrained):
         return self.losses(codes, self.conditions_for(codes, conditions), cond_drop_prob).loss
 
     @typing.no_type_check
-    def losses(self, codes, conditions=None, cond_drop_prob=None) -> TransformerOutput:
+    def losses(self, codes, conditions=None, cond_drop_prob=None, pieces=None) -> TransformerOutput:
         """The likelihood of codes (b n) or (b nf*k q), padded -1, each row followed by the end.
 
         conditions: `Conditions` of the b rows. In training mode each kind of them is left out at random, as the config
         says; `cond_drop_prob` leaves out all of a row together with that probability instead, in any mode. An
-        unfinished last face is predicted as far as it goes and is followed by no end. Raises `CodesError` for codes
-        that do not fit the tokenizer, that have a gap, or that are longer than `max_seq_len`.
+        unfinished last face is predicted as far as it goes and is followed by no end. pieces: `Pieces`, for a model with
+        a window: what each row is of its mesh, of which the conditions tell; no end follows where the mesh goes on.
+        Raises `CodesError` for codes that do not fit the tokenizer, that have a gap, or that are longer than
+        `max_seq_len`, and for pieces where the model takes none.
         """
         codes = self.checked_codes(codes)
-        return self.likelihood(codes, context=self.context_of(conditions, len(codes), cond_drop_prob))
+        if pieces is not None and (reason := self.needs_whole_meshes):
+            raise CodesError(f"pieces for a model that needs whole meshes: {reason}")
+        pieces = None if pieces is None else pieces.to(self.device)
+        return self.likelihood(codes, context=self.context_of(conditions, len(codes), cond_drop_prob), pieces=pieces)
+
+    @property
+    def needs_whole_meshes(self) -> str:
+        """Why the model cannot learn from pieces of meshes; empty where it can."""
+        if not self.form.whole_faces:
+            return f"faces of a {type(self.tokenizer).__name__} share codes, and are not known without those before"
+        if not self.config.window:
+            return "without a window it sees all faces before each"
+        if self.config.abs_pos_emb:
+            return "its positions are learned (abs_pos_emb), and end with max_seq_len"
+        if self.config.local_points:
+            return "it is told which points no face before covers (local_points)"
+        return ""
 
     @typing.no_type_check
     def forward_on_codes(self, codes=None, return_loss=True, append_eos=True, cond_drop_prob=None, **conditions):
@@ -167,13 +186,10 @@ class MeshTransformer(ConditionedWriter, Pretrained):
         `GenerationError`, `CodesError`, and for Ctrl-C `GenerationInterrupted`, with what was written in `.result`.
         """
         options = _split_options(options)
-        limit = self.config.max_seq_len if options["max_seq_len"] is None else options["max_seq_len"]
-        if not 0 < limit <= self.config.max_seq_len:
-            raise GenerationError(
-                f"max_seq_len = {limit} must lie in 1 .. {self.config.max_seq_len}, what the model was made for"
-            )
         sampling, guidance = _sampling(options["sampling"]), Guidance.from_dict(options["guidance"])
+        limit = self._limit(options["max_seq_len"], sampling)
         prompt, infill = infill_prompt(prompt, options["infill"])
+        prompt = None if prompt is None else self.checked_codes(prompt, limit)
         prompt, conditions = self._rows(prompt, batch_size, options["conditions"])
         prompt = self._checked_prompt(prompt, limit, sampling)
         infill = infill and infill.checked(self.tokenizer, self._longest(limit, sampling), len(prompt))
@@ -207,7 +223,6 @@ class MeshTransformer(ConditionedWriter, Pretrained):
         """The prompt and the conditions of as many rows as either, or `batch_size`, asks for."""
         if batch_size is not None and batch_size < 1:
             raise GenerationError(f"batch_size must be at least 1, got {batch_size}")
-        prompt = None if prompt is None else self.checked_codes(prompt)
         if prompt is not None and len(prompt) != 1 and batch_size not in (None, len(prompt)):
             raise GenerationError(
                 f"batch_size = {batch_size}, but the prompt has {len(prompt)} rows: leave batch_size out"
@@ -217,6 +232,21 @@ class MeshTransformer(ConditionedWriter, Pretrained):
         if prompt is None:
             prompt = torch.empty(len(conditions), 0, dtype=torch.long, device=self.device)
         return prompt.expand(len(conditions), -1), conditions
+
+    def _limit(self, asked: int | None, sampling: Sampling) -> int:
+        """How many codes there is room for. A model with a window goes on as far as `max_faces` or `max_seq_len` say.
+
+        Raises `GenerationError` for more than the model was made for.
+        """
+        made_for = self.config.max_seq_len
+        if asked is None:
+            a_face = self.tokens_per_face if self.form.whole_faces else self.tokenizer.many_codes_per_face
+            more = (sampling.max_faces or 0) + 1  # room for one more: then it is max_faces that ends a row
+            return max(made_for, math.ceil(more * a_face) if self.config.is_endless else 0)
+        if asked < 1 or (asked > made_for and not self.config.is_endless):
+            what = f"max_seq_len = {asked} must lie in 1 .. {made_for}, what the model was made for"
+            raise GenerationError(f"{what}; only one with a window and without learned positions may go beyond")
+        return asked
 
     def _longest(self, limit: int, sampling: Sampling) -> int:
         """In codes. Where faces share them, what `max_faces` asks for shows while they are written."""
@@ -252,8 +282,11 @@ class MeshTransformer(ConditionedWriter, Pretrained):
         return coordinates.to(self.device), mask
 
     @typing.no_type_check
-    def checked_codes(self, codes):
-        """Codes (b n) or (b nf*k q) as int64 (b n) on the model's device; `CodesError` where they cannot be used."""
+    def checked_codes(self, codes, longest: int | None = None):
+        """Codes (b n) or (b nf*k q) as int64 (b n) on the model's device; `CodesError` where they cannot be used.
+
+        longest: how many codes a row may have, where these are more than `max_seq_len`.
+        """
         codes = torch.as_tensor(codes, device=self.device)
         if codes.dtype.is_floating_point or codes.dtype == torch.bool or codes.ndim not in (2, 3):
             raise CodesError(
@@ -262,9 +295,10 @@ class MeshTransformer(ConditionedWriter, Pretrained):
         codes = (codes if codes.ndim == 2 else rearrange(codes, "b n q -> b (n q)")).long()
         _check_range(codes, self.vocab_size)
         length = int((codes >= 0).sum(dim=1).max()) if codes.numel() else 0
-        if length > self.config.max_seq_len:
+        longest = max(self.config.max_seq_len, longest or 0)
+        if length > longest:
             raise CodesError(
-                f"{length} codes are more than max_seq_len = {self.config.max_seq_len}: "
+                f"{length} codes are more than max_seq_len = {longest}: "
                 "use fewer faces, or a model with a larger max_seq_len"
             )
         return codes[:, :length]
