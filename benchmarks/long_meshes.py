@@ -30,9 +30,9 @@ def made(faces: int, window: int, copy_dim: int):
     torch.set_num_threads(1)
     torch.manual_seed(0)
     tokenizer = CoordinateTokenizer()
-    size = {"max_seq_len": (faces + 1) * tokenizer.tokens_per_face, "copy_dim": copy_dim}
+    size = {"max_seq_len": 9 * faces, "copy_dim": copy_dim}
     model = MeshTransformer(tokenizer, **{**MODEL, **size}, window=window)
-    return model, torch.randint(0, model.vocab_size, (1, faces * tokenizer.tokens_per_face))
+    return model, torch.randint(0, model.vocab_size, (1, 9 * faces))
 
 
 def writing(faces: int, window: int, copy_dim: int) -> dict[str, float]:

@@ -126,10 +126,9 @@ class MeshTransformerTrainer(Trainer):
 @no_type_check
 def _check_pieces(model, piece_faces: int) -> None:
     """Raises `TrainingError` for a model that cannot learn from pieces of so many faces."""
-    if model.needs_whole_meshes:
-        raise TrainingError(
-            f"piece_faces = {piece_faces}, but the model needs whole meshes: {model.needs_whole_meshes}"
-        )
+    reason = model.needs_whole_meshes
+    if reason:
+        raise TrainingError(f"piece_faces = {piece_faces}, but the model needs whole meshes: {reason}")
     most = model.config.max_seq_len // model.tokens_per_face
     if not 1 <= piece_faces <= most:
         what = f"piece_faces = {piece_faces} must lie in 1 .. {most}, the faces that max_seq_len has room for"

@@ -64,7 +64,7 @@ class FaceForm:
 
 @dataclasses.dataclass(frozen=True)
 class Pieces:
-    """Rows that are parts of meshes. before: how many faces come before each. ends: True where the mesh ends with it."""
+    """Rows that are parts of meshes. before: how many faces come before each. ends: True where a mesh ends with it."""
 
     before: Int[Tensor, " b"]
     ends: Bool[Tensor, " b"]

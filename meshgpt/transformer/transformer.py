@@ -85,10 +85,10 @@ class MeshTransformer(ConditionedWriter, Pretrained):
 
         conditions: `Conditions` of the b rows. In training mode each kind of them is left out at random, as the config
         says; `cond_drop_prob` leaves out all of a row together with that probability instead, in any mode. An
-        unfinished last face is predicted as far as it goes and is followed by no end. pieces: `Pieces`, for a model with
-        a window: what each row is of its mesh, of which the conditions tell; no end follows where the mesh goes on.
-        Raises `CodesError` for codes that do not fit the tokenizer, that have a gap, or that are longer than
-        `max_seq_len`, and for pieces where the model takes none.
+        unfinished last face is predicted as far as it goes and is followed by no end. pieces: `Pieces`, for a model
+        with a window: what each row is of its mesh, of which the conditions tell; no end follows where the mesh goes
+        on. Raises `CodesError` for codes that do not fit the tokenizer, that have a gap, or that are longer than
+        `max_seq_len`, and for pieces where the model needs whole meshes.
         """
         codes = self.checked_codes(codes)
         if pieces is not None and (reason := self.needs_whole_meshes):
