@@ -7,6 +7,7 @@ A small untrained model (coarse width 64, 2 layers, coordinates as codes) on one
 own, so that its peak memory is its own. "write": the last 50 faces of a mesh whose others are the prompt; what the
 caches hold then, and CPU ms a face. "learn": one training step on a row of so many faces; CPU ms a face, and by how
 much the process grew. A window has a row of all those faces here; learning from pieces costs what a piece costs.
+"generate", where asked for by --what: all faces one by one, CPU ms a face, and by how much the process grew.
 """
 
 import argparse
@@ -70,7 +71,17 @@ def learning(faces: int, window: int, copy_dim: int) -> dict[str, float]:
     return {"grown_mb": (after - before) / 1024, "ms_a_face": 1000 * seconds / faces}
 
 
-WORK = {"write": writing, "learn": learning}
+def generating(faces: int, window: int, copy_dim: int) -> dict[str, float]:
+    """All faces by `generate`, from the first one on, after a few that bring up what every call needs."""
+    model, _ = made(faces, window, copy_dim)
+    model.generate_result(max_faces=20, min_faces=20, seed=0)
+    before, begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    model.generate_result(max_faces=faces, min_faces=faces, seed=0)
+    seconds, after = time.process_time() - begin, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"grown_mb": (after - before) / 1024, "ms_a_face": 1000 * seconds / faces}
+
+
+WORK = {"write": writing, "learn": learning, "generate": generating}
 
 
 def main() -> None:
@@ -78,7 +89,7 @@ def main() -> None:
     parser.add_argument("--faces", type=int, nargs="+", default=[500, 2000, 8000])
     parser.add_argument("--window", type=int, default=250, help="faces")
     parser.add_argument("--copy-dim", type=int, nargs="+", default=[0, 16], help="0: no pointer to vertices")
-    parser.add_argument("--what", nargs="+", choices=WORK, default=list(WORK))
+    parser.add_argument("--what", nargs="+", choices=WORK, default=["write", "learn"])
     parser.add_argument("--case", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.case is not None:
@@ -86,7 +97,7 @@ def main() -> None:
         print(json.dumps(WORK[what](*numbers)))
         return
     for what in arguments.what:
-        for copy_dim in arguments.copy_dim if what == "write" else arguments.copy_dim[:1]:
+        for copy_dim in arguments.copy_dim if what != "learn" else arguments.copy_dim[:1]:
             for window in (0, arguments.window):
                 for faces in arguments.faces:
                     case = [sys.executable, __file__, "--case", json.dumps([what, faces, window, copy_dim])]
