@@ -159,6 +159,8 @@ def test_models_that_need_whole_meshes_say_so(tmp_path, meshes):
     for wrong in (0, 21):
         with pytest.raises(TrainingError, match=f"piece_faces = {wrong} must lie in 1 .. 20"):
             trainer(CoordinateTokenizer(), wrong, window=4)
+    with pytest.warns(UserWarning, match="sees 11 faces back, and a piece has 10"):
+        trainer(CoordinateTokenizer(), window=11)
     with pytest.raises(CodesError, match="pieces for a model that needs whole meshes: without a window"):
         make().losses(make_codes(make(), [12]), pieces=pieces([0], [True]))
 

@@ -1,5 +1,6 @@
 """The trainers of the two models: which data, seen how, and which objective. The loop is `Trainer`'s."""
 
+import warnings
 from pathlib import Path
 from typing import no_type_check
 
@@ -133,3 +134,6 @@ def _check_pieces(model, piece_faces: int) -> None:
     if not 1 <= piece_faces <= most:
         what = f"piece_faces = {piece_faces} must lie in 1 .. {most}, the faces that max_seq_len has room for"
         raise TrainingError(f"{what}: use smaller pieces, or a model with a larger max_seq_len")
+    if model.config.window > piece_faces:
+        what = f"the model sees {model.config.window} faces back, and a piece has {piece_faces}"
+        warnings.warn(f"{what}: what lies further back than a piece it does not learn to read", stacklevel=3)

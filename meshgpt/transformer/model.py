@@ -528,8 +528,8 @@ class FaceWriter(nn.Module):
         inputs, cache.covered = self.asked(inputs, said.clamp(min=0), context, cache.covered)
         if self.distance_bias is not None and inputs.places is not None:
             positions = cache.positions(inputs.tokens.shape[1])
-            blocks = self.coarse.blocks(positions.shape[1], cache)
             seen, key_positions = cache.write_places(inputs.places)
+            blocks = self.coarse.blocks(positions.shape[1], cache)
             bias = self._bias(inputs.places, positions, seen, key_positions, blocks)
         return self.to_fine(self.coarse.step(inputs.tokens, cache, bias, context))
 
