@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from test_cloud_vertices import asked, model_of
 from test_generation import Recorder, lively, never_end
 from test_transformer import make, make_codes
 from torch.nn.functional import pad
@@ -95,12 +96,12 @@ def test_steps_say_what_training_says(options):
     """Rows of different length and prompts, past several times that the stores are emptied."""
     model = lively(ends=-3.0, window=2, **options)
     prompt = make_codes(model, [43, 12, 0, 19])
-    asked = {"num_faces": [8, 20, 12, 3]} if "condition_on_faces" in options else {}
+    given = {"num_faces": [8, 20, 12, 3]} if "condition_on_faces" in options else {}
     runs = []
     for cache_kv in (True, False):
         recorder = Recorder()
-        asked |= {"filter_logits_fn": recorder, "max_seq_len": 57, "seed": 0}
-        runs.append((model.generate_result(prompt=prompt, cache_kv=cache_kv, **asked).codes, recorder.seen))
+        given |= {"filter_logits_fn": recorder, "max_seq_len": 57, "seed": 0}
+        runs.append((model.generate_result(prompt=prompt, cache_kv=cache_kv, **given).codes, recorder.seen))
     (cached, seen), (uncached, again) = runs
     assert torch.equal(cached, uncached) and len(seen) == len(again) > 40
     for one, other in zip(seen, again, strict=True):
@@ -153,6 +154,18 @@ def test_the_pointer_remembers_the_last_faces_of_rows_of_any_length():
     assert said.faces[0].tolist() == [5, 6, 7, 8] and torch.equal(said.codes[0].flatten(1), faces[0, 5:])
     assert (said.codes[1, :2] == -1).all() and torch.equal(said.codes[1, 2:].flatten(1), faces[1, :2])
     assert (said.codes[2] == -1).all()
+
+
+def test_a_head_that_is_told_of_a_cloud_says_the_same_step_by_step_in_a_window():
+    model, runs = model_of(window=2, copy_dim=8, local_points=3), []
+    codes, conditions = asked(model)
+    for cache_kv in (True, False):
+        recorder = Recorder()
+        options = {"conditions": conditions, "max_faces": 14, "min_faces": 14, "seed": 0, "filter_logits_fn": recorder}
+        model.generate_result(prompt=codes, cache_kv=cache_kv, **options)
+        runs.append(recorder.seen)
+    for one, other in zip(*runs, strict=True):
+        torch.testing.assert_close(one, other, atol=2e-4, rtol=0)
 
 
 # long rows

@@ -68,8 +68,9 @@ class MeshTransformerConfig(Config):
 
     With a `window` an attention layer of the coarse stack sees so many faces back (steps, where faces share codes), its
     own included, in training and in writing; the pointer reaches as far. Start tokens count as faces and scroll out of
-    sight; memory keys (`attn_num_mem_kv`) and conditions that are attended to stay. Then memory is bounded, and more
-    may be written than `max_seq_len`, unless positions are learned (`abs_pos_emb`).
+    sight; memory keys (`attn_num_mem_kv`) and conditions that are attended to stay. Then memory is bounded (with
+    `cloud_vertices` the vertices said are kept), and more may be written than `max_seq_len`, unless positions are
+    learned (`abs_pos_emb`).
     """
 
     dim: int | tuple[int, ...] = 512  # or (coarse, fine)

@@ -97,8 +97,8 @@ class CachedReader:
         self.before = [padded[rows, self.counts + index] for index in range(past)]
         slots = model.slots(embedded, plans[:, :-1], around)
         self.memory = self._read_memory(rearrange(slots, "b nf t d -> b (nf t) d"))
-        vertices, window = model.vertices_said(faces, embedded, plans), model.config.window
-        self.vertices = vertices.last(self.counts, window) if vertices is not None and window else vertices
+        vertices, most = model.vertices_said(faces, embedded, plans), model.faces_pointed_at
+        self.vertices = vertices.last(self.counts, most) if vertices is not None and most else vertices
         self.last = model.faces_before(faces, rows, self.counts)
         view = model.cloud_view(faces, context)
         self.cloud = model.cloud_now(view and view.at(rows, self.counts), self.vertices)
@@ -150,7 +150,7 @@ class CachedReader:
         self.plan = plans[:, 0]
         if self.model.pointer is not None and self.vertices is not None:
             said = self.model.pointer.remember(faces, embedded, plans, self.counts)
-            self.vertices = self.vertices.append(said, self.model.config.window)
+            self.vertices = self.vertices.append(said, self.model.faces_pointed_at)
         view = self.cloud and self.cloud.view.cover(faces, self.model.vocab_size)
         self.cloud = self.model.cloud_now(view, self.vertices)
         self.counts = self.counts + 1

@@ -229,6 +229,11 @@ class FaceWriter(nn.Module):
         seen = F.pad(codes >= 0, (1, 0), value=True)
         return rearrange(logits, "b nf t v -> b (nf t) v")[:, : codes.shape[1] + 1] * seen[..., None]
 
+    @property
+    def faces_pointed_at(self) -> int:
+        """How many faces back vertices need to be remembered, 0: all; a head told of a cloud asks what was ever said."""
+        return 0 if self.cloud_vertices is not None else self.config.window
+
     def vertices_said(self, faces: Tensor, embedded: Tensor, plans: Tensor) -> CopyMemory | None:
         """What the pointer can point at, where the model has one; `plans` (b, nf + 1, d) are `plans()`."""
         return None if self.pointer is None else self.pointer.remember(faces, embedded, plans[:, 1:])

@@ -105,8 +105,8 @@ class MeshTransformer(ConditionedWriter, Pretrained):
             return "without a window it sees all faces before each"
         if self.config.abs_pos_emb:
             return "its positions are learned (abs_pos_emb), and end with max_seq_len"
-        if self.config.local_points:
-            return "it is told which points no face before covers (local_points)"
+        if self.config.local_points or self.config.cloud_vertices:
+            return "it is told which points no face before covers (local_points, cloud_vertices)"
         return ""
 
     @typing.no_type_check
