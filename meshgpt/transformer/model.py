@@ -231,7 +231,7 @@ class FaceWriter(nn.Module):
 
     @property
     def faces_pointed_at(self) -> int:
-        """How many faces back vertices need to be remembered, 0: all; a head told of a cloud asks what was ever said."""
+        """How far back vertices are remembered, in faces; 0: all, as a head told of a cloud asks what was ever said."""
         return 0 if self.cloud_vertices is not None else self.config.window
 
     def vertices_said(self, faces: Tensor, embedded: Tensor, plans: Tensor) -> CopyMemory | None:
