@@ -55,22 +55,17 @@ def test_bits_are_those_of_the_next_codes_one_by_one(kind, tiny_meshes):
 
 
 @EACH
-@pytest.mark.parametrize("temperature", [0, 1])
-def test_cached_writing_is_uncached_writing(kind, temperature, tiny_meshes):
+def test_cached_writing_is_uncached_writing(kind, tiny_meshes):
     model = transformer(kind)
-    prompt = rows_of(model, tiny_meshes)[:, :40].clone()
-    prompt[0, 9:], prompt[1, 14:], prompt[2] = -1, -1, -1
-    asked = {"num_faces": [9, 30, 20, 20]} if model.config.condition_on_faces else {}
-    options = {"temperature": temperature, "max_seq_len": 64, "seed": 3, **asked}
-    one = model.generate_result(prompt, **options)
-    two = model.generate_result(prompt, cache_kv=False, **options)
+    prompt = rows_of(model, tiny_meshes, 3)[:, :20].clone()
+    prompt[0, 9:], prompt[2] = -1, -1
+    asked = {"num_faces": [9, 30, 20]} if model.config.condition_on_faces else {}
+    options = {"temperature": 0 if kind == "strips" else 1, "max_seq_len": 34, "seed": 3}
+    one = model.generate_result(prompt, **options, **asked)
+    two = model.generate_result(prompt, cache_kv=False, **options, **asked)
     assert torch.equal(one.codes, two.codes) and one.stopped_by == two.stopped_by
-    alone = [
-        model.generate_result(prompt[i : i + 1], **{**options, "seed": 3 + i, **{k: v[i] for k, v in asked.items()}})
-        for i in range(len(prompt))
-    ]
-    for row, other in zip(one.codes, alone, strict=True):
-        assert torch.equal(row[row >= 0], other.codes[0])
+    alone = model.generate_result(prompt[:1], **options, **{name: rows[:1] for name, rows in asked.items()})
+    assert torch.equal(one.codes[0][one.codes[0] >= 0], alone.codes[0])
 
 
 def test_guidance_reads_what_surrounds_both_rows(tiny_meshes):
@@ -84,8 +79,8 @@ def test_guidance_reads_what_surrounds_both_rows(tiny_meshes):
 @EACH
 def test_what_an_untrained_model_writes_is_a_valid_mesh_that_ends_in_time(kind):
     model = transformer(kind)
-    result = model.generate_result(batch_size=40, max_seq_len=40, seed=0)
-    assert result.stopped_by == ("end",) * 40
+    result = model.generate_result(batch_size=30, max_seq_len=30, seed=0)
+    assert result.stopped_by == ("end",) * 30
     for row, count in zip(result.codes, result.face_counts, strict=True):
         vertices, faces = model.tokenizer.decode_grid(row[row >= 0].numpy())
         assert len(faces) == count > 0
@@ -151,9 +146,9 @@ def test_trained_on_a_mesh_it_writes_that_mesh(kind, tiny_dataset, tmp_path):
     torch.manual_seed(0)
     sizes = {"dim": (64, 64), "attn_dim_head": 32, "fine_attn_dim_head": 32, "condition_on_faces": True}
     model = MeshTransformer(tokenizer(), **{**SMALL, **own, **sizes, "condition_drop_prob": 0.0})
-    settings = {"num_train_steps": 120, "learning_rate": 5e-3, "warmup_steps": 10, "ema_decay": 0.0}
+    settings = {"num_train_steps": 90, "learning_rate": 5e-3, "warmup_steps": 10, "ema_decay": 0.0}
     trainer = MeshTransformerTrainer(
-        model, data, checkpoint_folder=str(tmp_path), max_faces_per_batch=200, log_every=120, **settings
+        model, data, checkpoint_folder=str(tmp_path), max_faces_per_batch=200, log_every=90, **settings
     )
     trainer()
     grid = canonicalize(data[0].mesh.normalized())
