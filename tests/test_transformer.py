@@ -534,15 +534,9 @@ def test_unknown_layers_are_refused():
         LayerSpec("attention", 0)
 
 
-class VariableTokenizer(RawTokenizer):
-    tokens_per_face = None
-
-
 def test_what_is_no_tokenizer_of_faces_is_refused():
     with pytest.raises(ConfigError, match="must be a tokenizer such as MeshAutoencoder, got dict"):
         MeshTransformer({}, dim=32)
-    with pytest.raises(ConfigError, match="VariableTokenizer has no fixed number of codes a face"):
-        MeshTransformer(VariableTokenizer(), dim=32)
     with pytest.raises(ConfigError, match="max_seq_len = 5 is less than one face, which is 6 codes"):
         make(max_seq_len=5)
 
