@@ -49,7 +49,7 @@ FIGURES = ("chamfer", "hausdorff", "normal_consistency", "signed_normal_consiste
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--what", choices=("both", "retopology", "budgets"), default="both")
-    parser.add_argument("--model", default="lowpoly")
+    parser.add_argument("--model", default="lowpoly-points")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--temperature", type=float, help="default: the pipeline's")

@@ -12,7 +12,7 @@ import meshgpt
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("shape", nargs="?", help="a cloud or a mesh file; without it, a noisy cloud of a bundled mesh")
-parser.add_argument("--model", default="lowpoly", help="one that was trained with points")
+parser.add_argument("--model", default="lowpoly-points", help="one that was trained with points")
 parser.add_argument("--faces", type=int, default=200)
 parser.add_argument("--candidates", type=int, default=8)
 parser.add_argument("--seed", type=int, default=0)

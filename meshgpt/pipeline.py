@@ -121,7 +121,7 @@ class MeshPipeline:
         should be, where the model was trained for it. points: a shape to follow, a `PointCloud`, an array (n, 3), or
         (n, 6) with normals, or a file; mesh: the same as a `Mesh` or a file. A result comes back in the place and size
         of the shape that it follows. Each of these may be a list with an entry a mesh. negative_text: what guidance
-        (`cond_scale`) leads away from. prompt: a `Mesh` in [-1, 1] to go on from; its faces come first.
+        (`cond_scale`) leads away from. prompt: a `Mesh` in [-1, 1] to go on from, or codes (1, n); they come first.
 
         seed: mesh i is written with seed + i; without one, seeds are drawn and told in the result. candidates: so many
         are written of each mesh, and the best is kept: one that the model ended, that is within a fifth of the faces
@@ -140,7 +140,7 @@ class MeshPipeline:
             raise GenerationError("negative_text without text: there is nothing that it could change")
         options, candidates, num_points = self.options_for(wishes, options)
         seeds = self._seeds(seed, wishes.count)
-        codes = None if prompt is None else self.prompt_codes(prompt)
+        codes = prompt if prompt is None or isinstance(prompt, Tensor) else self.prompt_codes(prompt)
         conditions = wishes.conditions(self.transformer.conditions_of, num_points)
         best: list[GeneratedMesh] = []
         with tqdm(total=wishes.count * candidates, disable=not progress, unit=" meshes") as bar:
@@ -172,12 +172,13 @@ class MeshPipeline:
 
     @no_type_check
     def complete(self, mesh, keep=0.5, **options) -> list[GeneratedMesh]:
-        """Keeps the first `keep` (a share) of the faces of a mesh in canonical order, the lowest, and writes the rest.
+        """Keeps the first `keep` (a share) of the faces of a mesh in the order of the tokenizer, and writes the rest.
 
+        In canonical order these are the lowest; where faces share codes, those that the walk over the mesh meets first.
         The results stand where the mesh does. The other arguments are those of `generate`. Raises `GenerationError`
         where nothing would be kept.
         """
-        begun, frame, on_mesh = self.begun(mesh, keep), Frame.of(mesh.bounds), options.pop("on_mesh", None)
+        begun, frame, on_mesh = self._begun_codes(mesh, keep), Frame.of(mesh.bounds), options.pop("on_mesh", None)
 
         def placed(item: GeneratedMesh) -> GeneratedMesh:
             return replace(item, mesh=frame.restore_mesh(self.decoded(item.codes)))
@@ -194,7 +195,12 @@ class MeshPipeline:
 
     @no_type_check
     def begun(self, mesh, keep=0.5) -> Mesh:
-        """What `complete` keeps: the first `keep` of the faces in canonical order, in the normalised mesh's place."""
+        """What `complete` keeps: the first `keep` of the faces in the tokenizer's order; the mesh is normalised."""
+        return self.tokenizer.decode(self._begun_codes(mesh, keep)[0])
+
+    @no_type_check
+    def _begun_codes(self, mesh, keep) -> Tensor:
+        """Codes (1, n) of it."""
         if not isinstance(mesh, Mesh):
             raise GenerationError(f"the mesh to complete must be a Mesh, got {type(mesh).__name__}")
         if not 0 < keep <= 1:
@@ -204,7 +210,11 @@ class MeshPipeline:
         count = round(keep * grid.num_faces)
         if count == 0:
             raise GenerationError(f"{keep:g} of the {grid.num_faces} faces of the mesh is none: keep more")
-        return Mesh(*drop_unused_vertices(grid.vertices, grid.faces[:count]))
+        if self.tokenizer.tokens_per_face is None:
+            codes = self.tokenizer.codes_from_batch(MeshBatch.from_meshes([grid]))
+            faces = self.tokenizer.surroundings_of(codes).faces[0]
+            return codes[:, : int((faces < count).sum())]
+        return self.prompt_codes(Mesh(*drop_unused_vertices(grid.vertices, grid.faces[:count])))
 
     def options_for(self, wishes: Wishes, options: dict[str, Any]) -> tuple[dict[str, Any], int, int]:
         """Keywords of the transformer, the number of candidates, and of points shown of a shape."""

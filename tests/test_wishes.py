@@ -16,6 +16,7 @@ from meshgpt.mesh.mesh import Mesh
 from meshgpt.mesh.surface import compare_surfaces
 from meshgpt.pipeline import CANDIDATE_STRIDE, GeneratedMesh, MeshPipeline, MeshPipelineConfig, faults
 from meshgpt.tokenizers.coordinates import CoordinateTokenizer
+from meshgpt.tokenizers.patch import PatchTokenizer
 from meshgpt.transformer.conditions import KINDS
 from meshgpt.transformer.transformer import MeshTransformer
 from meshgpt.wishes import KEYWORDS, Target, Wishes, read_shape, refusal
@@ -351,6 +352,23 @@ def test_completed_meshes_are_handed_over_and_saved_at_ctrl_c_where_they_stand(p
 def test_completions_that_cannot_be_are_refused(pipe, mesh, keep, says):
     with pytest.raises(GenerationError, match=says):
         pipe.complete(mesh, keep)
+
+
+def test_where_faces_share_codes_the_first_of_the_walk_are_kept():
+    torch.manual_seed(0)
+    model = MeshTransformer(PatchTokenizer(), dim=16, attn_depth=1, attn_heads=2, attn_dim_head=8, max_seq_len=60)
+    pipe = MeshPipeline(model.tokenizer, model)
+    whole = canonicalize(CUBE.normalized()).mesh()
+    begun = pipe.begun(CUBE, 0.5)
+    assert begun.num_faces == 6 and _corners(begun) < _corners(whole)
+    for item in pipe.complete(CUBE, 0.5, seed=0, num_meshes=3):
+        there = model.tokenizer.decode(item.codes)
+        assert _corners(begun) <= _corners(there) and item.stopped_by == "end"
+
+
+def _corners(mesh):
+    """The faces of a mesh as sets of positions."""
+    return {frozenset(map(tuple, face.round(6))) for face in mesh.vertices[mesh.faces]}
 
 
 def test_quads_are_completed_too():

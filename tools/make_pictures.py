@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 import meshgpt
+from meshgpt.retopology import retopologize
 
 TEXTS = ("a crate", "a wooden table", "a bottle", "a fence", "a stone wall", "a tree", "a sword", "a chair")
 FOLLOWED = 4  # validation meshes that are followed
@@ -23,10 +24,13 @@ def texts(pipe: meshgpt.MeshPipeline, cond_scale: float) -> np.ndarray:
 
 
 def followed(pipe: meshgpt.MeshPipeline, meshes: list[meshgpt.Mesh], cond_scale: float) -> np.ndarray:
-    """Above the shapes, below what was written for points on them, the best of 8."""
-    written = pipe.generate(mesh=meshes, seed=0, candidates=8, cond_scale=cond_scale)
-    captions = [f"{mesh.num_faces} faces" for mesh in meshes] + [f"written: {item.mesh.num_faces}" for item in written]
-    return meshgpt.contact_sheet([*meshes, *(item.mesh for item in written)], columns=len(meshes), titles=captions)
+    """Above the shapes, below what was written for points on them, of 8 the best once it is fitted."""
+    found = [
+        retopologize(pipe, mesh, candidates=8, seed=0, decimated=False, nearest=None, cond_scale=cond_scale)
+        for mesh in meshes
+    ]
+    captions = [f"{mesh.num_faces} faces" for mesh in meshes] + [f"written: {item.mesh.num_faces}" for item in found]
+    return meshgpt.contact_sheet([*meshes, *(item.mesh for item in found)], columns=len(meshes), titles=captions)
 
 
 def completed(pipe: meshgpt.MeshPipeline, meshes: list[meshgpt.Mesh]) -> np.ndarray:
@@ -43,16 +47,18 @@ def completed(pipe: meshgpt.MeshPipeline, meshes: list[meshgpt.Mesh]) -> np.ndar
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="lowpoly")
+    parser.add_argument("--points-model", default="lowpoly-points")
     parser.add_argument("--out", type=Path, default=Path("docs/images"))
     parser.add_argument("--cond-scale", type=float, default=3.0)
     parser.add_argument("--point-scale", type=float, default=2.0)
     options = parser.parse_args()
     pipe = meshgpt.MeshPipeline.from_pretrained(options.model)
+    follower = meshgpt.MeshPipeline.from_pretrained(options.points_model)
     val = meshgpt.MeshDataset("cc0-lowpoly").split("val").filter(min_faces=FACES[0], max_faces=FACES[1])
     chosen = [val.mesh(index) for index in np.linspace(0, len(val) - 1, FOLLOWED + 2).astype(int)]
     for name, picture in (
         ("texts", lambda: texts(pipe, options.cond_scale)),
-        ("points", lambda: followed(pipe, chosen[:FOLLOWED], options.point_scale)),
+        ("points", lambda: followed(follower, chosen[:FOLLOWED], options.point_scale)),
         ("completion", lambda: completed(pipe, chosen[FOLLOWED:])),
     ):
         print(meshgpt.save_png(picture(), options.out / f"{name}.png"))

@@ -24,7 +24,7 @@ def add_commands(commands: argparse._SubParsersAction, shared: argparse.Argument
     retopo.add_argument("--search", type=int, metavar="N", help=help)
     retopo.add_argument("--no-fit", action="store_true", help="leave the vertices where the model put them")
     retopo.add_argument("--seed", type=int, help="candidate i is written with SEED + i (default: drawn, and told)")
-    retopo.add_argument("--model", default="lowpoly", help="a bundled model, a folder or a Hub name")
+    retopo.add_argument("--model", default="lowpoly-points", help="a bundled model, a folder or a Hub name")
     retopo.add_argument("--up", default="y", help="the axis of the file that points up (default: y)")
     retopo.add_argument("--temperature", type=float, help="below 1 is safer, above 1 wilder; 0 takes the likeliest")
     retopo.add_argument("--top-p", type=float, help="choose among the codes that make up this probability")

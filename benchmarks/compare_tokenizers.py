@@ -1,7 +1,7 @@
 """Which tokens a transformer likes best: held-out bits a face of one small transformer on each tokenizer.
 
-    python benchmarks/tokenizers.py --seconds 600
-    python benchmarks/tokenizers.py --only learned coordinates --seconds 200 --copy-dim 48 --seed 1
+    python benchmarks/compare_tokenizers.py --seconds 600
+    python benchmarks/compare_tokenizers.py --only learned coordinates --seconds 200 --copy-dim 48 --seed 1
 
 The same meshes (--meshes of up to --max-faces faces, in --variants forms), widths, depths, order and CPU seconds on one
 thread for each; what differs is what a tokenizer allows: the pointer to earlier vertices where faces are said one by
