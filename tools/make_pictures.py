@@ -14,8 +14,14 @@ import meshgpt
 from meshgpt.retopology import retopologize
 
 TEXTS = ("a crate", "a wooden table", "a bottle", "a fence", "a stone wall", "a tree", "a sword", "a chair")
+SHOWN = 18  # meshes that nothing asks for
 FOLLOWED = 4  # validation meshes that are followed
 FACES = (40, 160)
+
+
+def unasked(pipe: meshgpt.MeshPipeline) -> np.ndarray:
+    """What the first seeds give, nothing chosen."""
+    return meshgpt.contact_sheet([item.mesh for item in pipe.generate(seed=0, num_meshes=SHOWN)], columns=6)
 
 
 def texts(pipe: meshgpt.MeshPipeline, cond_scale: float) -> np.ndarray:
@@ -57,6 +63,7 @@ def main() -> None:
     val = meshgpt.MeshDataset("cc0-lowpoly").split("val").filter(min_faces=FACES[0], max_faces=FACES[1])
     chosen = [val.mesh(index) for index in np.linspace(0, len(val) - 1, FOLLOWED + 2).astype(int)]
     for name, picture in (
+        ("contact_sheet", lambda: unasked(pipe)),
         ("texts", lambda: texts(pipe, options.cond_scale)),
         ("points", lambda: followed(follower, chosen[:FOLLOWED], options.point_scale)),
         ("completion", lambda: completed(pipe, chosen[FOLLOWED:])),
