@@ -43,9 +43,7 @@ def completed(pipe: meshgpt.MeshPipeline, meshes: list[meshgpt.Mesh]) -> np.ndar
     """In each row a mesh, the half that was kept, and two ways to go on."""
     tiles, titles = [], []
     for mesh in meshes:
-        grid = meshgpt.canonicalize(mesh.normalized()).mesh()
-        kept = meshgpt.Mesh(grid.vertices, grid.faces[: round(grid.num_faces / 2)])
-        tiles += [mesh, kept, *(item.mesh for item in pipe.complete(mesh, keep=0.5, num_meshes=2, seed=0))]
+        tiles += [mesh, pipe.begun(mesh, 0.5), *(item.mesh for item in pipe.complete(mesh, keep=0.5, num_meshes=2, seed=0))]
         titles += ["a mesh", "kept", "seed 0", "seed 1"]
     return meshgpt.contact_sheet(tiles, columns=4, titles=titles)
 
