@@ -43,7 +43,8 @@ def completed(pipe: meshgpt.MeshPipeline, meshes: list[meshgpt.Mesh]) -> np.ndar
     """In each row a mesh, the half that was kept, and two ways to go on."""
     tiles, titles = [], []
     for mesh in meshes:
-        tiles += [mesh, pipe.begun(mesh, 0.5), *(item.mesh for item in pipe.complete(mesh, keep=0.5, num_meshes=2, seed=0))]
+        written = pipe.complete(mesh, keep=0.5, num_meshes=2, seed=0)
+        tiles += [mesh, pipe.begun(mesh, 0.5), *(item.mesh for item in written)]
         titles += ["a mesh", "kept", "seed 0", "seed 1"]
     return meshgpt.contact_sheet(tiles, columns=4, titles=titles)
 
