@@ -14,14 +14,14 @@ import meshgpt
 from meshgpt.retopology import retopologize
 
 TEXTS = ("a crate", "a wooden table", "a bottle", "a fence", "a stone wall", "a tree", "a sword", "a chair")
-SHOWN = 18  # meshes that nothing asks for
+SHOWN = 16  # meshes that nothing asks for
 FOLLOWED = 4  # validation meshes that are followed
 FACES = (40, 160)
 
 
 def unasked(pipe: meshgpt.MeshPipeline) -> np.ndarray:
-    """What the first seeds give, nothing chosen."""
-    return meshgpt.contact_sheet([item.mesh for item in pipe.generate(seed=0, num_meshes=SHOWN)], columns=6)
+    """What the first seeds give, nothing chosen; as `meshgpt demo` shows it."""
+    return meshgpt.contact_sheet([item.mesh for item in pipe.generate(seed=0, num_meshes=SHOWN)], columns=4)
 
 
 def texts(pipe: meshgpt.MeshPipeline, cond_scale: float) -> np.ndarray:
