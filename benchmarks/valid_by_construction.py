@@ -60,12 +60,11 @@ def invalid(tokenizer, ids: np.ndarray) -> int:
             named = named[:3]
         first = named.index(min(named))
         turned = tuple(named[first:] + named[:first])
-        is_late = isinstance(tokenizer, SequenceTokenizer) or (
-            first == 0 and (before is None or face.reshape(-1).tolist() > before)
-        )
+        in_order = first == 0 and (before is None or named > before)  # a triangle comes before quads that begin like it
+        is_late = isinstance(tokenizer, SequenceTokenizer) or in_order
         wrong += len(set(named)) < len(named) or turned in seen or not is_late
         seen.add(turned)
-        before = face.reshape(-1).tolist()
+        before = named
     return wrong
 
 
