@@ -16,7 +16,7 @@ from meshgpt.training.mesh_objectives import TransformerObjective
 from meshgpt.training.mesh_trainers import MeshTransformerTrainer
 from meshgpt.training.signals import StopSignals
 from meshgpt.training.tokens import PieceCodes, TokenCache, piece_start, tokenized
-from meshgpt.transformer.model import Pieces
+from meshgpt.transformer.forms import Pieces
 from meshgpt.transformer.transformer import MeshTransformer
 from tests.training_toys import equal_weights, weights_of
 

@@ -17,7 +17,7 @@ from meshgpt.training.examples import MeshExample
 from meshgpt.training.objective import Losses, Objective
 from meshgpt.training.tokens import PieceCodes
 from meshgpt.transformer.conditions import Conditions
-from meshgpt.transformer.model import Pieces
+from meshgpt.transformer.forms import Pieces
 
 
 class AutoencoderObjective(Objective):

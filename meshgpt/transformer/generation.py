@@ -15,10 +15,11 @@ from meshgpt.mesh.grammar import OrderGrammar, SequenceGrammar, Surroundings
 from meshgpt.transformer.cache import empty_cache
 from meshgpt.transformer.conditioning import Context
 from meshgpt.transformer.copying import CopyingHead
+from meshgpt.transformer.forms import behind_steps
 from meshgpt.transformer.guidance import Guidance, GuidedHead, Head
 from meshgpt.transformer.heads import CodeHead
 from meshgpt.transformer.infill import Infill
-from meshgpt.transformer.model import FaceWriter, behind_steps
+from meshgpt.transformer.model import FaceWriter
 from meshgpt.transformer.recurrence import Recurrence
 from meshgpt.transformer.sampling import Chooser, Legal, Streams
 from meshgpt.transformer.sentences import Sentences

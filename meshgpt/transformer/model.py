@@ -2,12 +2,11 @@
 
 import dataclasses
 import math
-from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from meshgpt.errors import ConfigError
@@ -19,75 +18,23 @@ from meshgpt.transformer.conditioning import Conditioner, Context
 from meshgpt.transformer.config import MeshTransformerConfig
 from meshgpt.transformer.copying import CopyingHead, CopyMemory, CopyPointer, PointedVertices, codes_nearby
 from meshgpt.transformer.features import DistanceBias, FaceFeatures
+from meshgpt.transformer.forms import (
+    CoarseInputs,
+    FaceForm,
+    Pieces,
+    TokenReader,
+    TransformerOutput,
+    behind_steps,
+    by_step,
+    fold_faces,
+    in_steps,
+)
 from meshgpt.transformer.heads import CodeEmbedding, CodeHead
 from meshgpt.transformer.recurrence import Recurrence
 from meshgpt.transformer.spelling import HintedHead, SpellingHead, SpeltEmbedding
 from meshgpt.transformer.stack import Stack
 from meshgpt.transformer.surroundings import SurroundingsEmbedding
 from meshgpt.transformer.window import key_blocks, query_blocks
-
-
-@dataclasses.dataclass(frozen=True)
-class TransformerOutput:
-    """What `losses` gives. `loss` is in nats per predicted token, ends included."""
-
-    loss: Tensor  # 0-d
-    bits_per_face: Tensor  # 0-d: all bits, those of the ends included, over the number of faces
-    row_bits: Tensor  # (b), bits of each row
-    num_faces: int  # whole faces
-    num_tokens: int  # predicted: codes and ends
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class FaceForm:
-    """What a model must know of a tokenizer: how many codes there are, and how those of a face fall on its corners.
-
-    Where faces share codes, a coarse step reads so many codes, whatever faces they are of; in all that follows, such a
-    step's codes stand in a face's place.
-    """
-
-    vocab_size: int
-    corners: int  # that the codes fall on; 1 where they do not
-    tokens_per_corner: int
-    face_corners: int  # 3 or 4
-    whole_faces: bool = True  # whether a step is a face
-    num_places: int = 0  # of the surroundings of a code; 0 where there are none
-    bins: int = 0
-    digits: Tensor | None = None  # (v d), how codes are spelt, where they are
-    num_hints: int = 0
-    coordinates: bool = False  # whether the codes are those of the corners, y z x, a bin each
-
-    @property
-    def tokens(self) -> int:
-        return self.corners * self.tokens_per_corner
-
-
-@dataclasses.dataclass(frozen=True)
-class Pieces:
-    """Rows that are parts of meshes. before: how many faces come before each. ends: True where a mesh ends with it."""
-
-    before: Int[Tensor, " b"]
-    ends: Bool[Tensor, " b"]
-
-    def to(self, device: Any) -> "Pieces":
-        return Pieces(*(part.to(device, non_blocking=True) for part in (self.before, self.ends)))
-
-
-@runtime_checkable
-class TokenReader(Protocol):
-    """What a model asks a tokenizer."""
-
-    def corners(self, codes: Int[Tensor, "f t"]) -> Float[Tensor, "f k 3"]:
-        """Of single faces, for what is told of their geometry."""
-        ...
-
-    def surroundings(self, codes: Int[Tensor, "b n"]) -> Surroundings:
-        """Before each code and behind the last, (b, n + 1, ...), where faces share codes."""
-        ...
-
-    def hints(self, places: Int[Tensor, "*n m 3"]) -> Int[Tensor, "*n d c"]:
-        """Likely digits of the code among such places, where codes are spelt."""
-        ...
 
 
 class FaceWriter(nn.Module):
@@ -171,11 +118,9 @@ class FaceWriter(nn.Module):
         may_end = self.may_end.expand(len(targets), -1)
         asked = hidden[predicted], targets[predicted], may_end[predicted]
         memory = self.vertices_said(faces, embedded, plans)
-        told = self.told(_padded(hidden, all_targets.shape[:2], group_rows, group_faces), faces, memory, context)
+        told = self.told(hidden, (group_rows, group_faces), faces, memory, context)
         if isinstance(self.head, SpellingHead):
-            places = (
-                None if around is None else _by_step(around.places, *all_targets.shape[1:])[group_rows, group_faces]
-            )
+            places = None if around is None else by_step(around.places, *all_targets.shape[1:])[group_rows, group_faces]
             nats = self.head.nats(*asked, self.hints(None if places is None else places[predicted]))
         else:
             nearby = self.nearby(self.faces_before(faces, group_rows, group_faces), targets)
@@ -186,7 +131,7 @@ class FaceWriter(nn.Module):
             nats = self.head.nats(*asked, *more)
         if self.pointer is not None and memory is not None:
             plain = nats.new_zeros(targets.shape).masked_scatter(predicted, nats)
-            plain, hidden = (_padded(x, all_targets.shape[:2], group_rows, group_faces) for x in (plain, hidden))
+            plain, hidden = (in_steps(x, all_targets.shape[:2], group_rows, group_faces) for x in (plain, hidden))
             more = None if told is None else [place.vertices for place in told]
             nats = self.pointer.nats(plain, hidden, all_targets, memory, more)[group_rows, group_faces][predicted]
         rows = repeat(group_rows, "g -> g t", t=self.tokens_per_face)[predicted]
@@ -212,10 +157,9 @@ class FaceWriter(nn.Module):
         memory = self.vertices_said(faces, embedded, plans)
         said = F.pad(faces, (0, 0, 0, 1), value=-1)[group_rows, group_faces]
         before = self.faces_before(faces, group_rows, group_faces)
-        shape = len(faces), faces.shape[1] + 1
-        told = self.told(_padded(hidden, shape, group_rows, group_faces), faces, memory, context)
+        told = self.told(hidden, (group_rows, group_faces), faces, memory, context)
         per_place = []
-        places = None if around is None else _by_step(around.places, faces.shape[1] + 1, faces.shape[2])
+        places = None if around is None else by_step(around.places, faces.shape[1] + 1, faces.shape[2])
         places = None if places is None else places[group_rows, group_faces]
         for place, may_end in enumerate(self.may_end):
             known = None if memory is None else memory.select(group_rows)
@@ -270,15 +214,20 @@ class FaceWriter(nn.Module):
 
     def told(
         self,
-        hidden: Float[Tensor, "b nf1 t d"],
+        hidden: Float[Tensor, "g t d"],
+        groups: tuple[Tensor, Tensor],
         faces: Int[Tensor, "b nf t"],
         memory: CopyMemory | None,
         context: Context | None,
     ) -> list[Told] | None:
-        """What the cloud adds at each place of each face and of the one behind the last; None where there is none."""
+        """What the cloud adds at each place of each face and of the one behind the last; None where there is none.
+
+        `hidden` is of groups, whose rows and faces are given.
+        """
         view = self.cloud_view(faces, context)
         if view is None or self.cloud_vertices is None:
             return None
+        hidden = in_steps(hidden, (len(faces), faces.shape[1] + 1), *groups)
         known, said, told = self._known(memory, view), F.pad(faces, (0, 0, 0, 1), value=-1), []
         for corner in range(self.form.corners):
             fitted = self.cloud_vertices.fitted(corner, said, view, known)
@@ -385,7 +334,7 @@ class FaceWriter(nn.Module):
         slots = torch.cat((rearrange(plans, "b nf d -> b nf 1 d"), following), dim=2)
         if self.around is None or around is None:
             return slots
-        return slots + self.around.fine(_by_step(around.places, *slots.shape[1:3]))
+        return slots + self.around.fine(by_step(around.places, *slots.shape[1:3]))
 
     def faces_in(self, codes: Int[Tensor, "b n"]) -> Int[Tensor, " b"]:
         """How many whole faces each row says."""
@@ -435,7 +384,7 @@ class FaceWriter(nn.Module):
         embedded: Float[Tensor, "b nf t d"],
         context: Context | None = None,
         after: Surroundings | None = None,
-    ) -> "CoarseInputs":
+    ) -> CoarseInputs:
         """The coarse stack's input for each face, from that face alone; `context` tells whether its place matters.
 
         `after`: (b nf ...), the surroundings behind each, where faces share codes.
@@ -460,8 +409,8 @@ class FaceWriter(nn.Module):
         return CoarseInputs(tokens, centres, placed, whole)
 
     def with_starts(
-        self, inputs: "CoarseInputs", context: Context | None = None, pieces: Pieces | None = None
-    ) -> "CoarseInputs":
+        self, inputs: CoarseInputs, context: Context | None = None, pieces: Pieces | None = None
+    ) -> CoarseInputs:
         """Start tokens before the faces; what is asked is added to them, and whether there are faces before these."""
         starts = repeat(self.start_tokens, "n e -> b n e", b=len(inputs.tokens))
         if self.goes_on is not None:
@@ -501,11 +450,11 @@ class FaceWriter(nn.Module):
 
     def asked(
         self,
-        inputs: "CoarseInputs",
+        inputs: CoarseInputs,
         said: Int[Tensor, "c n"],
         context: Context | None,
         covered: torch.Tensor | None = None,
-    ) -> "tuple[CoarseInputs, Tensor | None]":
+    ) -> tuple[CoarseInputs, Tensor | None]:
         """The coarse stack's inputs with what is asked: FiLM, faces of a budget that remain after `said`, the cloud.
 
         And which points of the cloud (b p) are covered after these inputs, where `covered` were so before.
@@ -526,7 +475,7 @@ class FaceWriter(nn.Module):
         return dataclasses.replace(inputs, tokens=tokens), covered
 
     def coarse_step(
-        self, inputs: "CoarseInputs", cache: StackCache, context: Context | None = None
+        self, inputs: CoarseInputs, cache: StackCache, context: Context | None = None
     ) -> Float[Tensor, "b n d"]:
         """The same for the next inputs of each row, after those that the cache holds."""
         bias, said = None, cache.positions(inputs.tokens.shape[1]) - (self.config.num_sos_tokens - 1)
@@ -550,37 +499,3 @@ class FaceWriter(nn.Module):
         keys = [key_blocks(x[:, None], blocks)[:, 0] for x in (places, positions[..., None])]
         ends = (queries[0], queries[1][..., 0], keys[0], keys[1][..., 0])
         return self.distance_bias(*ends, self.config.num_sos_tokens)
-
-
-@dataclasses.dataclass(frozen=True)
-class CoarseInputs:
-    """tokens: (b n e). Where the model asks for it, of each face its centre (b n 3), its corners, if there is one."""
-
-    tokens: Tensor
-    places: Tensor | None = None
-    corners: Tensor | None = None  # (b n k 3)
-    whole: Tensor | None = None  # (b n)
-    said: Tensor | None = None  # (b n), faces so far, where that is not known by the place
-
-
-def behind_steps(around: Surroundings | None, tokens: int) -> Surroundings | None:
-    """Of surroundings (b, nf t + 1, ...), those behind each step of so many codes, (b, nf, ...)."""
-    return None if around is None else Surroundings(around.places[:, tokens::tokens], around.faces[:, tokens::tokens])
-
-
-def _by_step(places: Int[Tensor, "b n m 3"], steps: int, tokens: int) -> Int[Tensor, "b nf t m 3"]:
-    """The places around each code of so many steps; none around codes that there are not."""
-    places = places[:, : steps * tokens]
-    padded = F.pad(places, (0, 0, 0, 0, 0, steps * tokens - places.shape[1]), value=-1)
-    return rearrange(padded, "b (nf t) m c -> b nf t m c", t=tokens)
-
-
-def _padded(x: Tensor, shape: tuple[int, ...], rows: Tensor, faces: Tensor) -> Tensor:
-    """(g ...) of groups -> (b nf1 ...), zero where there is no group."""
-    return x.new_zeros(*shape, *x.shape[1:]).index_put((rows, faces), x)
-
-
-def fold_faces(codes: Int[Tensor, "b n"], tokens_per_face: int) -> Int[Tensor, "b nf t"]:
-    """(b n) padded -1 -> (b nf t); the last face may be unfinished."""
-    short = -codes.shape[1] % tokens_per_face
-    return rearrange(F.pad(codes, (0, short), value=-1), "b (nf t) -> b nf t", t=tokens_per_face)

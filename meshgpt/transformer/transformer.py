@@ -20,11 +20,11 @@ from meshgpt.tokenizers.tokenizer import MeshTokenizer
 from meshgpt.transformer.conditioned import CONDITION_KEYWORDS, ConditionedWriter
 from meshgpt.transformer.conditions import Conditions
 from meshgpt.transformer.config import FACE_FIELDS, MeshTransformerConfig
+from meshgpt.transformer.forms import FaceForm, TransformerOutput
 from meshgpt.transformer.generation import GenerationResult, Request, write
 from meshgpt.transformer.guidance import Guidance
 from meshgpt.transformer.held import Held, as_in_evaluation
 from meshgpt.transformer.infill import infill_prompt
-from meshgpt.transformer.model import FaceForm, TransformerOutput
 from meshgpt.transformer.sampling import Chooser, Sampling
 
 
