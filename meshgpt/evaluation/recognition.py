@@ -75,12 +75,12 @@ class ShapeRecognizer(nn.Module, Pretrained):
         self.config = config = resolve_config(RecognizerConfig, config, keywords)
         widths = [config.dim * 2**level for level in range(4)]
         self.look = nn.Sequential(
-            _convolution(CHANNELS, widths[0]),
-            _convolution(widths[0], widths[1], stride=2),
-            _Residual(widths[1]),
-            _convolution(widths[1], widths[2], stride=2),
-            _Residual(widths[2]),
-            _convolution(widths[2], widths[3], stride=2),
+            convolution(CHANNELS, widths[0]),
+            convolution(widths[0], widths[1], stride=2),
+            Residual(widths[1]),
+            convolution(widths[1], widths[2], stride=2),
+            Residual(widths[2]),
+            convolution(widths[2], widths[3], stride=2),
         )
         self.judge = nn.Sequential(
             nn.Dropout(config.dropout),
@@ -190,16 +190,16 @@ def _pixels(positions: Float[Tensor, "b p 2"], size: int) -> Int[Tensor, " n"]:
     return ((batch * size + row) * size + column).flatten()
 
 
-def _convolution(dim_in: int, dim_out: int, stride: int = 1) -> nn.Sequential:
+def convolution(dim_in: int, dim_out: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(dim_in, dim_out, 3, stride, 1, bias=False), nn.BatchNorm2d(dim_out), nn.ReLU())
 
 
-class _Residual(nn.Module):
+class Residual(nn.Module):
     """Two convolutions on a residual path (arXiv:1512.03385)."""
 
     def __init__(self, dim: int):
         super().__init__()
-        self.first = _convolution(dim, dim)
+        self.first = convolution(dim, dim)
         self.second = nn.Conv2d(dim, dim, 3, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(dim)
 
