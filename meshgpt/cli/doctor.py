@@ -11,6 +11,9 @@ EXTRAS = {
     "classifier-free-guidance-pytorch": "cfg (see docs/install.md)",
     "pillow": "pictures",
     "fast-simplification": "mesh",
+    "scikit-image": "fields",
+    "libigl": "fields",
+    "torch-quickfps": "fps",
     "tensorboard": "tensorboard or train",
     "wandb": "wandb or train",
 }

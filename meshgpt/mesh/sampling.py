@@ -1,5 +1,7 @@
-"""Points on the surface of a mesh."""
+"""Points on the surface of a mesh, along its sharp edges, near it, and in the box around it."""
 
+import math
+from collections.abc import Sequence
 from typing import no_type_check
 
 import numpy as np
@@ -7,6 +9,10 @@ from jaxtyping import Float
 
 from meshgpt.errors import MeshError
 from meshgpt.mesh.mesh import Mesh
+
+Points = Float[np.ndarray, "n 3"]
+SHARP = math.radians(30)
+SPREADS = (0.005, 0.05)
 
 
 @no_type_check
@@ -44,3 +50,71 @@ def _with_area(mesh: Mesh) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         what = f"all {mesh.num_faces} of its triangles are without area"
         raise MeshError(f"cannot take points from a mesh without surface: {what}; remove or repair it")
     return mesh.vertices[mesh.faces[real]], areas[real], scaled.face_normals[real]
+
+
+@no_type_check
+def sample_sharp_edges(
+    mesh: Mesh, count: int, rng: np.random.Generator | int, angle: float = SHARP
+) -> tuple[Float[np.ndarray, "n 3"], Float[np.ndarray, "n 3"]]:
+    """`count` points spread evenly over the length of the sharp edges of a mesh, and unit normals; no points (0, 3)
+    where no edge is sharp, as on a sphere of many faces.
+
+    An edge is sharp where its two faces meet at more than `angle`, in radians, whichever way they are wound, and where
+    it has one face or three. The normal is the mean of those of its faces. Equal vertices count as one. Coarse meshes
+    of round things have sharp edges too. Raises `MeshError` for a mesh without area and for a negative count.
+    """
+    if count < 0:
+        raise MeshError(f"cannot take {count} points, the count must be 0 or more")
+    starts, ends, normals = sharp_edges(mesh, angle)
+    if not len(starts):
+        return np.zeros((0, 3)), np.zeros((0, 3))
+    rng = np.random.default_rng(rng)
+    bounds = np.cumsum(np.linalg.norm(ends - starts, axis=1))
+    chosen = np.searchsorted(bounds, rng.random(count) * bounds[-1], side="right").clip(max=len(bounds) - 1)
+    along = rng.random((count, 1))
+    return (1 - along) * starts[chosen] + along * ends[chosen], normals[chosen]
+
+
+@no_type_check
+def sharp_edges(mesh: Mesh, angle: float = SHARP) -> tuple[Points, Points, Points]:
+    """Starts, ends and mean normals (n, 3) of the edges that `sample_sharp_edges` takes points of."""
+    mesh = mesh.cleaned().triangulated()
+    _with_area(mesh)
+    mesh = Mesh(mesh.vertices, mesh.faces[mesh.face_areas > 0])
+    sides = np.stack((mesh.faces, np.roll(mesh.faces, -1, axis=1)), axis=2).reshape(-1, 2)
+    normals = np.repeat(mesh.face_normals, 3, axis=0)
+    edges, owner, count = np.unique(np.sort(sides, axis=1), axis=0, return_inverse=True, return_counts=True)
+    owner, forward = owner.reshape(-1), sides[:, 0] < sides[:, 1]
+    order = np.argsort(owner, kind="stable")
+    first = order[np.cumsum(count) - count]
+    other = order[np.minimum(np.cumsum(count) - count + 1, len(order) - 1)]
+    facing = np.where(forward[first] == forward[other], -1.0, 1.0)[:, None]  # two faces that run along it the same way
+    two, other_normals = count == 2, normals[other] * facing
+    bent = np.einsum("nd,nd->n", normals[first], other_normals) < math.cos(angle)
+    mean = normals[first] + np.where(two[:, None], other_normals, 0.0)
+    length = np.linalg.norm(mean, axis=1, keepdims=True)
+    mean = np.where(length > 1e-6, mean / np.maximum(length, 1e-6), normals[first])  # a sheet that is folded back
+    sharp = ~two | bent
+    return mesh.vertices[edges[sharp, 0]], mesh.vertices[edges[sharp, 1]], mean[sharp]
+
+
+@no_type_check
+def sample_volume(count: int, rng: np.random.Generator | int, bound: float = 1.0) -> Points:
+    """`count` points (n, 3) spread evenly over the box from -bound to bound, in which normalised meshes lie."""
+    return np.random.default_rng(rng).uniform(-bound, bound, (count, 3))
+
+
+@no_type_check
+def sample_near(
+    surface: Points, count: int, rng: np.random.Generator | int, spreads: Sequence[float] = SPREADS, bound: float = 1.0
+) -> Points:
+    """`count` points (n, 3) around points of a surface, moved by normal noise: an equal share by each of `spreads`.
+
+    What comes to lie outside the box from -bound to bound is put on its border. Raises `MeshError` for no points.
+    """
+    if not len(surface):
+        raise MeshError("cannot take points near a surface of which no point is given")
+    rng = np.random.default_rng(rng)
+    chosen = surface[rng.integers(len(surface), size=count)]
+    spread = np.asarray(spreads)[np.arange(count) * len(spreads) // max(count, 1)]
+    return np.clip(chosen + spread[:, None] * rng.standard_normal((count, 3)), -bound, bound)

@@ -1,4 +1,4 @@
-"""Surfaces by their points: samples, farthest points, and how far two surfaces are apart."""
+"""Surfaces by their points: samples, farthest points, inside and outside, and how far two surfaces are apart."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,12 +11,14 @@ from scipy.spatial import KDTree
 from meshgpt.errors import MeshError
 from meshgpt.mesh.clouds import PointCloud
 from meshgpt.mesh.farthest import farthest_points
+from meshgpt.mesh.inside import contains, signed_distances, surface_distances, winding_numbers
 from meshgpt.mesh.mesh import Mesh
-from meshgpt.mesh.sampling import sample_surface
+from meshgpt.mesh.sampling import sample_near, sample_sharp_edges, sample_surface, sample_volume
 
 __all__ = [
-    "NearestMesh", "SurfaceReport", "compare_surfaces", "farthest_points", "nearest_mesh", "point_distances",
-    "sample_surface",
+    "NearestMesh", "SurfaceReport", "compare_surfaces", "contains", "farthest_points", "nearest_mesh",
+    "point_distances", "sample_near", "sample_sharp_edges", "sample_surface", "sample_volume", "signed_distances",
+    "surface_distances", "winding_numbers",
 ]  # fmt: skip
 
 Shape = Mesh | PointCloud
