@@ -44,7 +44,7 @@ def test_the_error_of_a_solver_falls_with_its_order(method, path):
     flow, (start, end) = flow_of(path), SPANS.get(path, SPAN)
     x = GAUSSIAN.draw(1, 8)
     exact, errors = GAUSSIAN.carried(flow.process, x, start, end), []
-    for steps in (16, 32, 64):
+    for steps in (8, 16, 32):
         reached = integrate(flow.velocity, x, torch.linspace(start, end, steps + 1, dtype=torch.float64), method)
         errors.append(float((reached - exact).abs().max()))
     assert (
@@ -59,7 +59,7 @@ def test_on_an_equation_of_no_symmetry_the_order_is_just_that(method):
         times, x = torch.linspace(0, 2, steps + 1, dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64)
         return float(integrate(lambda x, t: x * t.cos()[:, None] + x.square() / 8, x, times, method))
 
-    errors = [abs(reached(steps, method) - reached(400, "rk4")) for steps in (16, 32, 64)]
+    errors = [abs(reached(steps, method) - reached(200, "rk4")) for steps in (8, 16, 32)]
     assert order_between(errors)[-1] == pytest.approx(ORDERS[method], abs=0.2)
 
 
@@ -67,7 +67,7 @@ def test_on_an_equation_of_no_symmetry_the_order_is_just_that(method):
 def test_steps_with_data_and_noise_as_predicted_are_of_order_1(path):
     flow, x = flow_of(path), GAUSSIAN.draw(1, 8)
     exact, errors = GAUSSIAN.carried(flow.process, x, 0.1, 0.9), []
-    for steps in (16, 32, 64):
+    for steps in (8, 16, 32):
         times, reached = torch.linspace(0.1, 0.9, steps + 1, dtype=torch.float64), x
         for t, after in zip(times[:-1], times[1:], strict=True):
             reached = flow.ddim_step(reached, t[None], after[None])
@@ -136,14 +136,14 @@ class Impulses:
 def test_the_variance_from_an_sde_nears_the_true_one_with_order_1(path, method, form):
     centred, process = GaussianData(0.0, 0.5), process_of(path)
     flow, (start, end), errors = Flow(process, centred.network(process)), SPANS.get(path, SPAN), []
-    for steps in (16, 32, 64):
+    for steps in (8, 16, 32):
         source, times = Impulses(steps + 1), torch.linspace(start, end, steps + 1, dtype=torch.float64)
         x = centred.spread(process, start) * source.normal(1)
         for t, after in zip(times[:-1], times[1:], strict=True):
             ends = (t.expand(len(x)), after.expand(len(x)))
             x = sde_step(Sampler(method=method, diffusion=form), flow, source, x, *ends)
         errors.append(abs(float(x.square().sum()) - centred.spread(process, end) ** 2))
-    assert order_between(errors)[-1] > 0.8 and errors[-1] < 0.05
+    assert order_between(errors)[-1] > 0.7 and errors[-1] < 0.05
 
 
 # a Gaussian is reproduced
@@ -172,7 +172,7 @@ def test_every_method_ends_at_the_data(method, path):
 )
 def test_every_sde_ends_at_the_data(path, form):
     process = process_of(path)
-    sampler = Sampler(method="heun", diffusion=form, num_steps=100)
+    sampler = Sampler(method="heun", diffusion=form, num_steps=50)
     drawn = sample(process, GAUSSIAN.network(process), Wide(0, 100), (64,), sampler)
     assert float(drawn.mean()) == pytest.approx(0.7, abs=0.03)
     assert float(drawn.std()) == pytest.approx(0.5, rel=0.08)
