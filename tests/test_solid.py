@@ -7,6 +7,7 @@ import pytest
 
 from meshgpt.errors import ConfigError, MeshError
 from meshgpt.mesh import inside
+from meshgpt.mesh import solid as solid_module
 from meshgpt.mesh.inside import contains
 from meshgpt.mesh.mesh import Mesh, join
 from meshgpt.mesh.solid import METHODS, SolidConfig, enclosed_volume, solid
@@ -89,6 +90,8 @@ def test_real_meshes_become_solids(tiny_meshes):
 
 
 def test_the_same_without_libigl(monkeypatch):
+    monkeypatch.setattr(solid_module, "SAMPLES", 100)
+    monkeypatch.setattr(solid_module, "PROBES", 1000)
     mesh = missing(ball(0.8, 1), 0.05)
     with_it = solid(mesh, SolidConfig(resolution=32))
     monkeypatch.setattr(inside, "libigl", lambda: None)

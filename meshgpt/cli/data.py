@@ -1,4 +1,7 @@
-"""`meshgpt data build`: a folder of mesh files becomes a data set. `meshgpt data inspect`: what is in one."""
+"""`meshgpt data build`: a folder of mesh files becomes a data set. `meshgpt data fields`: its meshes as fields.
+
+`meshgpt data inspect`: what is in one.
+"""
 
 import argparse
 from pathlib import Path
@@ -21,7 +24,22 @@ def add_commands(commands: argparse._SubParsersAction, shared: argparse.Argument
         build.add_argument(f"--{field}", help="of files whose .json beside them does not say")
     build.add_argument("--workers", type=int, help="processes (default: one a core; 0: none but this one)")
     build.add_argument("--overwrite", action="store_true", help="replace another data set at OUT")
+    build.add_argument("--fields", action="store_true", help="also what `data fields OUT` makes")
     build.set_defaults(run=run_build)
+
+    fields = actions.add_parser(
+        "fields", parents=[shared], help="make meshes solid and sample inside, outside, distance"
+    )
+    fields.add_argument("data", help="a data set: folder, .zip, .npz or a bundled name")
+    fields.add_argument("-o", "--out", type=Path, help="a folder (default: 'fields' within DATA)")
+    fields.add_argument("--surface", type=int, help="points on each surface (default: 4096)")
+    fields.add_argument("--sharp", type=int, help="of those, along sharp edges (default: 1024)")
+    fields.add_argument("--volume", type=int, help="points in the box (default: 8192)")
+    fields.add_argument("--near", type=int, help="points near the surface (default: 8192)")
+    fields.add_argument("--max-faces", type=int, help="leave longer meshes out")
+    fields.add_argument("--workers", type=int, help="processes (default: one a core; 0: none but this one)")
+    fields.add_argument("--overwrite", action="store_true", help="replace what is at OUT")
+    fields.set_defaults(run=run_fields)
 
     inspect = actions.add_parser("inspect", parents=[shared], help="counts, histograms and a contact sheet")
     inspect.add_argument("data", help="a data set: folder, .zip, .npz or a bundled name")
@@ -40,6 +58,31 @@ def run_build(arguments: argparse.Namespace) -> None:
         arguments.folder, arguments.out, workers=arguments.workers, overwrite=arguments.overwrite, **given
     )
     print(report.table())
+    if arguments.fields:
+        _make_fields(str(arguments.out), None, arguments)
+
+
+def run_fields(arguments: argparse.Namespace) -> None:
+    names = ("surface", "sharp", "volume", "near")
+    given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    _make_fields(arguments.data, arguments.out, arguments, arguments.max_faces, **given)
+
+
+def _make_fields(
+    data: str, out: Path | None, arguments: argparse.Namespace, max_faces: int | None = None, **given: int
+) -> None:
+    from meshgpt.data.dataset import MeshDataset
+    from meshgpt.data.field_store import SUBFOLDER
+    from meshgpt.data.fields import build_fields
+
+    dataset = MeshDataset(data)
+    dataset = dataset if max_faces is None else dataset.filter(max_faces=max_faces)
+    beside = Path(data) / SUBFOLDER if Path(data).is_dir() else Path(f"{Path(data).stem}.{SUBFOLDER}")
+    made = build_fields(dataset, out or beside, workers=arguments.workers, overwrite=arguments.overwrite, **given)
+    ways = ", ".join(f"{count} {method}" for method, count in made.methods.items())
+    print(f"{len(made)} shapes ({ways}) -> {made.path}; {len(made.refused)} refused")
+    for name, why in made.refused[:3]:
+        print(f"  {name}: {why}")
 
 
 def run_inspect(arguments: argparse.Namespace) -> None:

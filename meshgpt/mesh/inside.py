@@ -87,17 +87,19 @@ def _nearest_triangle(
     points: Float[np.ndarray, "n 3"], triangles: Float[np.ndarray, "nf 3 3"]
 ) -> Float[np.ndarray, " n"]:
     """Distances to the nearest of some triangles: cut into pieces of `radius` at most, of which the nearest by their
-    centres are tried until no other can be nearer."""
+    centres are tried until no other can be nearer, or until all triangles are as quickly tried."""
     centres, owners, radius = _pieces(triangles)
     tree, best = KDTree(centres), np.full(len(points), np.inf)
-    left, count = np.arange(len(points)), min(8, len(centres))
-    while len(left):
+    left, count = np.arange(len(points)), 8
+    while len(left) and count < len(triangles):
         unsure = []
         for rows in np.array_split(left, -(-len(left) * count // PAIRS)):
-            reach, nearest = (np.reshape(part, (len(rows), count)) for part in tree.query(points[rows], k=count))
+            reach, nearest = tree.query(points[rows], k=count)
             best[rows] = _triangle_distances(points[rows, None], triangles[owners[nearest]]).min(axis=1)
-            unsure.append(rows[best[rows] > reach[:, -1] - radius] if count < len(centres) else rows[:0])
-        left, count = np.concatenate(unsure), min(4 * count, len(centres))
+            unsure.append(rows[best[rows] > reach[:, -1] - radius])
+        left, count = np.concatenate(unsure), 4 * count
+    for rows in np.array_split(left, -(-len(left) * len(triangles) // PAIRS)) if len(left) else ():
+        best[rows] = _triangle_distances(points[rows, None], triangles[None]).min(axis=1)
     return best
 
 
@@ -120,8 +122,8 @@ def _pieces(triangles: Float[np.ndarray, "nf 3 3"]) -> tuple[np.ndarray, np.ndar
 
 
 def _triangle_distances(
-    points: Float[np.ndarray, "*n 1 3"], triangles: Float[np.ndarray, "*n k 3 3"]
-) -> Float[np.ndarray, "*n k"]:
+    points: Float[np.ndarray, "n 1 3"], triangles: Float[np.ndarray, "#n k 3 3"]
+) -> Float[np.ndarray, "n k"]:
     """The distance from each point to each of its triangles: to the plane above the inside, else to the sides."""
     corners = [triangles[..., corner, :] for corner in range(3)]
     ends = corners[1:] + corners[:1]
@@ -143,7 +145,7 @@ def _segment_distances(points: np.ndarray, start: np.ndarray, end: np.ndarray) -
 
 
 def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return np.einsum("...d,...d->...", a, b)
+    return a[..., 0] * b[..., 0] + a[..., 1] * b[..., 1] + a[..., 2] * b[..., 2]
 
 
 @no_type_check
