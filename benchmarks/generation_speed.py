@@ -4,10 +4,10 @@
     python benchmarks/generation_speed.py --table speed.json       the README's table of such a file
     python benchmarks/generation_speed.py --quick                  one round, short prompts, no peer
 
-512 wide, 12 + 2 layers, 16,384 codes, six a face; random weights and prompts, plain sampling, no end. `--peer` names the
-Python of an environment that has `meshgpt_pytorch`; without it its rows are left out. Each side has a process of its own
-that waits while the other works, and they take turns for `--rounds`; figures are the least of all rounds, ratios are of
-those. Reading the prompt is not counted.
+512 wide, 12 + 2 layers, 16,384 codes, six a face; random weights and prompts, plain sampling, no end. `--peer` names
+the Python of an environment that has `meshgpt_pytorch`; without it its rows are left out. Each side has a process of
+its own that waits while the other works, and they take turns for `--rounds`; figures are the least of all rounds,
+ratios are of those. Reading the prompt is not counted.
 
 "ours" has a code in two digits, as is the default; "ours, one softmax" the head of the peer. The bound is measured in
 the same rounds: bytes that a face has to read (weights, and the keys and values of faces before it) over the rate of a
@@ -250,7 +250,8 @@ def cases_of(options: argparse.Namespace) -> list[dict]:
 def measure(options: argparse.Namespace) -> dict:
     ours = Side(sys.executable, "ours")
     peer = Side(options.peer, "peer") if options.peer else None
-    cases, found = cases_of(options), {}
+    cases = cases_of(options)
+    found: dict[int, tuple[float, float]] = {}
     machine: dict[str, dict[str, float]] = {}
     for number in range(options.rounds):
         for weights in options.weights:
@@ -268,7 +269,7 @@ def measure(options: argparse.Namespace) -> dict:
     for side in (ours, peer):
         if side is not None:
             side.close()
-    rows = [row_of(case, *found[index], counts, machine) for index, case in enumerate(cases)]
+    rows = [row_of(case, found[index], counts, machine) for index, case in enumerate(cases)]
     for row in rows:
         other = [r for r in rows if r["who"] == "peer" and all(r[k] == row[k] for k in ("batch", "context", "threads"))]
         clock = "cpu_ms" if row["threads"] == 1 else "wall_ms"
@@ -276,8 +277,9 @@ def measure(options: argparse.Namespace) -> dict:
     return {"machine": machine, "counts": counts, "rounds": options.rounds, "rows": rows}
 
 
-def row_of(case: dict, cpu: float, wall: float, counts: dict, machine: dict) -> dict:
+def row_of(case: dict, seconds: tuple[float, float], counts: dict, machine: dict) -> dict:
     """One line of the report: milliseconds for a face of each row of the batch, and what it could be."""
+    cpu, wall = seconds
     row = {name: case[name] for name in ("who", "weights", "batch", "context", "threads")}
     clock = cpu if case["threads"] == 1 else wall
     row |= {"cpu_ms": round(1e3 * cpu / case["faces"], 2), "wall_ms": round(1e3 * wall / case["faces"], 2)}

@@ -1,6 +1,7 @@
 """What a stack keeps between steps: a value that is passed in, one `write` a layer, one `advance` a pass."""
 
 import dataclasses
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -36,6 +37,7 @@ class StackCache:
     context_index: int = 0
     window: int = 0  # 0: all is seen
     dropped: Tensor | None = None  # (b); None: nothing is
+    lean: dict[int, Any] = dataclasses.field(default_factory=dict)  # parts of the stack taken apart, see `lean.py`
 
     @property
     def batch_size(self) -> int:
@@ -144,7 +146,11 @@ class StackCache:
         contexts = [(k[rows], v[rows]) for k, v in self.contexts]
         covered = None if self.covered is None else self.covered[rows]
         memory = {"capacity": self.capacity, "places": places, "contexts": contexts, "covered": covered}
-        memory |= {"window": self.window, "dropped": None if self.dropped is None else self.dropped[rows]}
+        memory |= {
+            "lean": self.lean,
+            "window": self.window,
+            "dropped": None if self.dropped is None else self.dropped[rows],
+        }
         cache = StackCache(keys, values, states, self.lengths[rows], **memory)
         cache._measure()
         return cache

@@ -1,6 +1,8 @@
 """A model whose matrices are read in fewer bits while it writes on a CPU, where reading them takes most of the time."""
 
 import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import no_type_check
 
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 from meshgpt.errors import ConfigError
 
 KINDS = ("int8", "bfloat16")
+LEAST = 1e-12  # a row of zeros is scaled by this
 SMALL = 4096  # weights; a layer with fewer is read in no time, and stays as it is
 
 
@@ -29,21 +32,42 @@ class Int8Linear(nn.Module):
         weight = layer.weight.detach().float()
         scales = row_scales(weight)
         self.register_buffer("rows", (weight / scales).round().to(torch.int8), persistent=False)
-        self.register_buffer("scales", scales[:, 0], persistent=False)
+        self.register_buffer("scales", scales[:, 0] / 127, persistent=False)
         self.register_buffer("bias", None if layer.bias is None else layer.bias.detach().float(), persistent=False)
 
     def forward(self, x: Float[Tensor, "*n i"]) -> Float[Tensor, "*n o"]:
-        flat = x.reshape(-1, self.in_features).float()
-        scales = row_scales(flat)
-        whole = (flat / scales).round().to(torch.int8)
-        out = torch.ops.aten._int_mm(whole, self.rows.T).float() * scales * self.scales
-        out = out if self.bias is None else out + self.bias
-        return out.reshape(*x.shape[:-1], self.out_features).to(x.dtype)
+        return self.beside([self])(x)
+
+    @staticmethod
+    def beside(layers: Sequence["Int8Linear"]) -> "WholeNumbers":
+        """Several that read the same vectors, as one."""
+        if len(layers) == 1:
+            return WholeNumbers(layers[0].rows, layers[0].scales, layers[0].bias)
+        assert all(layer.bias is None for layer in layers)
+        rows, scales = (torch.cat([getattr(layer, name) for layer in layers]) for name in ("rows", "scales"))
+        return WholeNumbers(rows, scales, None)
+
+
+@dataclass(frozen=True)
+class WholeNumbers:
+    """x W^T + b with rows of W in 8 bits (o i) and x as well; a 127th of what each row of W is to be scaled by."""
+
+    rows: Tensor
+    scales: Tensor
+    bias: Tensor | None
+
+    def __call__(self, x: Float[Tensor, "*n i"]) -> Float[Tensor, "*n o"]:
+        flat = x.flatten(0, -2).float()
+        most = torch.linalg.vector_norm(flat, torch.inf, dim=1, keepdim=True).clamp_(min=LEAST)
+        whole = (flat * (127 / most)).round_().to(torch.int8)
+        out = torch._int_mm(whole, self.rows.T) * self.scales  # type: ignore[attr-defined]
+        out = out.mul_(most) if self.bias is None else torch.addcmul(self.bias, out, most)
+        return out.view(*x.shape[:-1], len(self.rows)).to(x.dtype)
 
 
 def row_scales(x: Float[Tensor, "n i"]) -> Float[Tensor, "n 1"]:
     """What the largest number of each row is 127 of."""
-    return x.abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / 127
+    return x.abs().amax(dim=1, keepdim=True).clamp(min=LEAST) / 127
 
 
 @no_type_check

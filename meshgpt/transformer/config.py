@@ -58,6 +58,11 @@ class StackSpec:
     checkpointing: bool = False
     reversible: bool = False
 
+    @property
+    def crosses(self) -> bool:
+        """Whether a layer attends to what is asked."""
+        return "cross_attention" in self.layers
+
 
 @dataclasses.dataclass(frozen=True)
 class MeshTransformerConfig(Config):

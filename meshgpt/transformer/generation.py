@@ -117,9 +117,9 @@ class CachedReader:
         return memory
 
     def start_face(self) -> None:
-        tokens, known = self.model.tokens_per_face * (1 + len(self.before)), self.fine.contexts
+        tokens, known, parts = self.model.tokens_per_face * (1 + len(self.before)), self.fine.contexts, self.fine.lean
         self.fine, self.place = empty_cache(len(self.counts), self.model.device, tokens), 0
-        self.fine.contexts = known
+        self.fine.contexts, self.fine.lean = known, parts
 
     def read_code(self, codes: Tensor | None, around: Surroundings | None = None) -> Float[Tensor, "b d"]:
         x = self.plan if codes is None else self.model.embed_code(codes, self.place - 1, self.counts)

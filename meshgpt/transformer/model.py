@@ -367,7 +367,8 @@ class FaceWriter(nn.Module):
 
     def embed_code(self, codes: Int[Tensor, " b"], place: int, face: Int[Tensor, " b"]) -> Float[Tensor, "b d"]:
         """The same for one code a row, at one place of face `face` (b)."""
-        embedded = self.code_embed(codes) + self.places[place]
+        corner, level = divmod(place, self.form.tokens_per_corner)
+        embedded = self.code_embed(codes) + (self.corner_embed[corner, 0] + self.level_embed[level])
         if self.position_embed is None:
             return embedded
         position = face * self.tokens_per_face + place

@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from meshgpt.transformer.cache import StackCache
 from meshgpt.transformer.conditioning import Context
 from meshgpt.transformer.config import StackSpec
+from meshgpt.transformer.lean import LeanLayers, Pass, is_lean, lean, turn_of, wide
 from meshgpt.transformer.recurrence import Recurrence
 from meshgpt.transformer.reversible import run_reversibly
 from meshgpt.transformer.window import block_mask, from_blocks, key_blocks, query_blocks
@@ -80,14 +81,33 @@ class Stack(nn.Module):
         cache.start_pass(x.shape[1])
         angles, blocks = self.angles(cache.positions(x.shape[1])), self.blocks(x.shape[1], cache)
         mask = self._block_mask(x, blocks) if blocks else _step_mask(cache, x.shape[1], self.spec.num_mem_kv)
-        for part in self.parts:
+        now = None
+        if not blocks and is_lean(self.spec, x, bias) and (cache.contexts or not self.spec.crosses):
+            turn = None if angles is None else turn_of(angles, self.spec.dim_head)
+            now = Pass(cache, turn, mask, mask is None and x.shape[1] > 1, self._context_mask(context))
+        for index, part in enumerate(self.parts):
             if isinstance(part, Recurrence):
                 x, states = part.step(x, cache.state())
                 cache.put_states(states)
+            elif now is not None:
+                x = self._lean(index, cache)(x, now)
             else:
                 x = DecoderRun(cast(Decoder, part), self.spec, angles, mask, bias, context, cache, blocks)(x)
         cache.advance(x.shape[1])
         return x
+
+    def _lean(self, index: int, cache: StackCache) -> LeanLayers:
+        """One part taken apart, once for a cache and those that follow it."""
+        if index not in cache.lean:
+            decoder = cast(Decoder, self.parts[index])
+            cache.lean[index] = lean(decoder, _letters(decoder), self.spec.heads)
+        return cache.lean[index]
+
+    def _context_mask(self, context: Context | None) -> Tensor | None:
+        """(b 1 1 m), True where what is asked may be seen, behind memory that always may."""
+        if context is None:
+            return None
+        return F.pad(context.mask, (self.spec.cross_num_mem_kv, 0), value=True)[:, None, None]
 
     def blocks(self, n: int, cache: StackCache | None = None) -> int:
         """The window, where n positions that follow nothing reach beyond it and are attended to in blocks; else 0."""
@@ -228,13 +248,13 @@ class DecoderRun:
             memory = [repeat(m, "h n d -> b h n d", b=len(x)) for m in (block.mem_k, block.mem_v)]
             k, v = (torch.cat(pair, dim=2) for pair in zip(memory, (k, v), strict=True))
             if self.cache is not None:
-                self.cache.put_context(k, v)
+                self.cache.put_context(*((wide(k), wide(v)) if x.device.type == "cpu" else (k, v)))
         else:
             k, v = known
         mask = rearrange(F.pad(context.mask, (block.num_mem_kv, 0), value=True), "b m -> b 1 1 m")
         dropout = self.spec.dropout if self.decoder.training else 0.0
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
-        return block.to_out(rearrange(out, "b h n d -> b n (h d)")), first
+        out = F.scaled_dot_product_attention(q.to(k.dtype), k, v, attn_mask=mask, dropout_p=dropout)
+        return block.to_out(rearrange(out, "b h n d -> b n (h d)").to(x.dtype)), first
 
     def attend(self, block: Attention, x: Tensor, first: Tensor | None) -> tuple[Tensor, Tensor]:
         to_qkv = (block.to_q, block.to_k, block.to_v)
@@ -244,6 +264,8 @@ class DecoderRun:
             v = first.lerp(v, block.to_value_residual_mix(x))
         if self.rotation is not None:
             q, k = rotate(q, *self.rotation), rotate(k, *self.rotation)
+        if self.cache is not None and x.device.type == "cpu":
+            q, k, v = wide(q), wide(k), wide(v)
         if self.cache is not None:
             kept = self.cache.write(k, v)
             k, v = (k, v) if self.blocks else kept
@@ -260,7 +282,7 @@ class DecoderRun:
         causal = mask is None and q.shape[2] > 1
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal)
         out = from_blocks(out, x.shape[0], x.shape[1]) if self.blocks else out
-        return block.to_out(rearrange(out, "b h n d -> b n (h d)")), own if first is None else first
+        return block.to_out(rearrange(out, "b h n d -> b n (h d)").to(x.dtype)), own if first is None else first
 
 
 def rotate(x: Float[Tensor, "b h n d"], cos: torch.Tensor, sin: torch.Tensor) -> Float[Tensor, "b h n d"]:
