@@ -47,7 +47,7 @@ def test_training_meshes_are_copies_and_others_have_their_nearest(tiny_dataset):
     assert told["nearest_quantiles"]["50"] == pytest.approx(np.median(distances))
 
 
-def test_novelty_of_nothing_is_no_number(tiny_dataset):
+def test_novelty_of_nothing_is_unknown(tiny_dataset):
     training = tiny_dataset[:2]
     found = novelty([], NearestMeshes(training), CopyFinder(training))
-    assert found.copies == 0 and np.isnan(found.to_dict()["nearest_quantiles"]["50"])
+    assert found.copies == 0 and found.to_dict()["nearest_quantiles"]["50"] is None

@@ -29,7 +29,7 @@ class Novelty:
 
     def to_dict(self) -> dict[str, Any]:
         distances = [found.chamfer for found in self.nearest if found is not None]
-        marks = np.percentile(distances, QUANTILES).tolist() if distances else [float("nan")] * len(QUANTILES)
+        marks = np.percentile(distances, QUANTILES).tolist() if distances else [None] * len(QUANTILES)
         return {
             "copies": self.copies,
             "exact_copies": self.exact,

@@ -29,7 +29,10 @@ CHUNK = 64  # meshes at a time where no gradient is wanted
 
 @dataclass(frozen=True)
 class RecognizerConfig(Config):
-    """`categories`: what it tells apart. `text_encoder`: whose pooled embeddings, `dim_text` wide, its texts are."""
+    """`categories`: what it tells apart. `text_encoder`: whose pooled embeddings, `dim_text` wide, its texts are.
+
+    accuracy: how often it is right about the category of meshes that it did not learn from, where that was measured.
+    """
 
     categories: tuple[str, ...] = ()
     text_encoder: str = "minilm"
@@ -40,6 +43,7 @@ class RecognizerConfig(Config):
     dim_hidden: int = 256
     dim_embed: int = 128  # of the space that shapes and texts share
     dropout: float = 0.4
+    accuracy: float | None = None
 
     def validate(self) -> None:
         self.require(len(self.categories) > 0, "categories", "name at least one")

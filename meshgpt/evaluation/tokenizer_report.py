@@ -1,21 +1,43 @@
 """What a tokenizer makes of meshes: which come back and how exactly, in how many tokens and bits, how fast."""
 
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import no_type_check
 
 import numpy as np
+from jaxtyping import Int
 
 from meshgpt.data.batch import MeshBatch
 from meshgpt.errors import MeshGPTError
 from meshgpt.mesh.canonical import GridMesh, canonicalize
 from meshgpt.mesh.mesh import Mesh, sort_faces
+from meshgpt.mesh.surface import point_distances
 from meshgpt.tokenizers.tokenizer import MeshTokenizer
+
+BUCKETS = (100, 200, 400, 800)  # meshes of up to so many faces are reported together, and those of more
+
+
+@dataclass(frozen=True)
+class RoundTrip:
+    """One mesh there and back. All but its own `faces` are 0 where the tokenizer refused it."""
+
+    faces: int
+    vertices: int
+    accepted: bool = False
+    exact: bool = False
+    winding_exact: bool = False
+    faces_back: int = 0  # faces that came back with all 9 bins exact, whichever way they are wound
+    faces_wound: int = 0  # and wound the same way
+    vertices_back: int = 0  # vertices with all 3 bins exact
+    distance: float = 0.0  # from a vertex to where it came back
+    ids: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    seconds: tuple[float, float] = (0.0, 0.0)
 
 
 @dataclass(frozen=True)
 class TokenizerReport:
-    """Of all meshes together; bits and times are a face."""
+    """Of all meshes together; bits and times are a face, and faces and vertices those of accepted meshes."""
 
     meshes: int
     accepted: int  # encoded without an error
@@ -27,6 +49,13 @@ class TokenizerReport:
     unigram_entropy: float  # of a token, in bits
     encode_microseconds: float
     decode_microseconds: float
+    faces_back: int
+    faces_wound: int
+    vertices: int
+    vertices_back: int
+    distance: float  # mean over vertices, in a box of side 1.9: of corners, where faces keep their order (L2 of
+    # MeshCraft, arXiv:2503.23022), else to the nearest vertex that came back
+    codes_in_use: int
 
     @property
     def tokens_per_face(self) -> float:
@@ -42,44 +71,149 @@ class TokenizerReport:
         """What they cost in a code made for how often each token occurs in these meshes."""
         return self.tokens_per_face * self.unigram_entropy
 
+    @property
+    def triangle_accuracy(self) -> float:
+        """The share of faces of which all 9 bins come back exactly, in their order (MeshGPT, arXiv:2311.15475)."""
+        return self.faces_wound / max(self.faces, 1)
+
+    @property
+    def winding_agreement(self) -> float:
+        """Of the faces that come back, the share that is wound as before."""
+        return self.faces_wound / max(self.faces_back, 1)
+
+    @property
+    def vertex_accuracy(self) -> float:
+        return self.vertices_back / max(self.vertices, 1)
+
+    @property
+    def perplexity(self) -> float:
+        """Of the use of codes: so many would be in use if all were equally common."""
+        return float(2**self.unigram_entropy)
+
+    def to_dict(self) -> dict[str, float]:
+        """Every figure, for JSON."""
+        names = ("tokens_per_face", "vocabulary_bits", "unigram_bits", "triangle_accuracy", "vertex_accuracy")
+        names += ("winding_agreement", "perplexity")
+        return {**asdict(self), **{name: getattr(self, name) for name in names}}
+
 
 def tokenizer_report(tokenizer: MeshTokenizer, meshes: Iterable[Mesh]) -> TokenizerReport:
     """Every mesh, normalised and on the tokenizer's grid, to ids and back; those without a face there are left out.
 
     Times are of `codes_from_batch` on a batch of one mesh, and of `decode` on its ids.
     """
-    total = accepted = exact = wound = faces = tokens = 0
-    counts, encoding, decoding = np.zeros(tokenizer.vocab_size, dtype=np.int64), 0.0, 0.0
+    return _summed([trip for trip in round_trips(tokenizer, meshes) if trip is not None], tokenizer.vocab_size)
+
+
+@no_type_check
+def grouped_reports(
+    tokenizer: MeshTokenizer, meshes: Sequence[Mesh], categories: Sequence[str] = ()
+) -> dict[str, dict[str, TokenizerReport]]:
+    """`tokenizer_report` of "all" meshes, by number of "faces" in `BUCKETS`, and by "category" where that is told."""
+    trips = list(round_trips(tokenizer, meshes))
+    labels = {"all": ["all"] * len(trips), "faces": [bucket(trip.faces if trip else 0) for trip in trips]}
+    if len(categories):
+        labels["category"] = list(categories)
+    found: dict[str, dict[str, TokenizerReport]] = {}
+    for grouping, names in labels.items():
+        groups: dict[str, list[RoundTrip]] = {}
+        for name, trip in zip(names, trips, strict=True):
+            if trip is not None:
+                groups.setdefault(name, []).append(trip)
+        order = sorted(groups, key=ORDER.index) if grouping == "faces" else sorted(groups)
+        found[grouping] = {name: _summed(groups[name], tokenizer.vocab_size) for name in order}
+    return found
+
+
+ORDER = [f"{low + 1}-{high}" for low, high in zip((0, *BUCKETS), BUCKETS, strict=False)] + [f"{BUCKETS[-1] + 1}-"]
+
+
+def bucket(faces: int) -> str:
+    """The name of the bucket of a mesh with so many faces."""
+    return ORDER[int(np.searchsorted(BUCKETS, faces))]
+
+
+def round_trips(tokenizer: MeshTokenizer, meshes: Iterable[Mesh]) -> Iterator[RoundTrip | None]:
+    """One for each mesh; None where it has no face on the grid."""
+    warm = False
     for mesh in meshes:
         grid = canonicalize(tokenizer.with_own_corners(mesh).normalized(), tokenizer.num_discrete_coors)
         if len(grid.faces) == 0:
+            yield None
             continue
         batch = MeshBatch.from_meshes([grid.mesh()])
-        if total == 0:  # what is compiled or allocated at the first call is no work of a face
-            _there_and_back(tokenizer, batch)
-        total += 1
         try:
+            if not warm:  # what is compiled or allocated at the first call is no work of a face
+                warm = True
+                _there_and_back(tokenizer, batch)
             ids, back, times = _there_and_back(tokenizer, batch)
         except MeshGPTError:
+            yield RoundTrip(len(grid.faces), len(grid.vertices))
             continue
         again = canonicalize(back, tokenizer.num_discrete_coors)
-        accepted, exact, wound = accepted + 1, exact + _same_faces(again, grid), wound + (again == grid)
-        faces, tokens = faces + len(grid.faces), tokens + len(ids)
-        counts += np.bincount(ids, minlength=tokenizer.vocab_size)
-        encoding, decoding = encoding + times[0], decoding + times[1]
-    share = counts[counts > 0] / max(tokens, 1)
+        wanted, found = _corner_bins(grid), _corner_bins(again)
+        yield RoundTrip(
+            faces=len(grid.faces),
+            vertices=len(grid.vertices),
+            accepted=True,
+            exact=_same_faces(again, grid),
+            winding_exact=again == grid,
+            faces_back=_rows_among(np.sort(wanted, axis=1), np.sort(found, axis=1)),
+            faces_wound=_rows_among(wanted, found),
+            vertices_back=_rows_among(grid.vertices, again.vertices),
+            distance=_distance(grid.mesh(), back, tokenizer.tokens_per_face is not None),
+            ids=ids,
+            seconds=times,
+        )
+
+
+def _summed(trips: Sequence[RoundTrip], vocab_size: int) -> TokenizerReport:
+    taken = [trip for trip in trips if trip.accepted]
+    faces, vertices = sum(trip.faces for trip in taken), sum(trip.vertices for trip in taken)
+    ids = np.concatenate([trip.ids for trip in taken]) if taken else np.zeros(0, dtype=np.int64)
+    counts = np.bincount(ids, minlength=vocab_size)
+    share = counts[counts > 0] / max(len(ids), 1)
+    encoding, decoding = (sum(trip.seconds[way] for trip in taken) / max(faces, 1) * 1e6 for way in range(2))
     return TokenizerReport(
-        meshes=total,
-        accepted=accepted,
-        exact=exact,
-        winding_exact=wound,
+        meshes=len(trips),
+        accepted=len(taken),
+        exact=sum(trip.exact for trip in taken),
+        winding_exact=sum(trip.winding_exact for trip in taken),
         faces=faces,
-        tokens=tokens,
-        vocab_size=tokenizer.vocab_size,
+        tokens=len(ids),
+        vocab_size=vocab_size,
         unigram_entropy=float(-(share * np.log2(share)).sum()),
-        encode_microseconds=encoding / max(faces, 1) * 1e6,
-        decode_microseconds=decoding / max(faces, 1) * 1e6,
+        encode_microseconds=encoding,
+        decode_microseconds=decoding,
+        faces_back=sum(trip.faces_back for trip in taken),
+        faces_wound=sum(trip.faces_wound for trip in taken),
+        vertices=vertices,
+        vertices_back=sum(trip.vertices_back for trip in taken),
+        distance=sum(trip.distance * trip.vertices for trip in taken) / max(vertices, 1),
+        codes_in_use=int((counts > 0).sum()),
     )
+
+
+def _corner_bins(grid: GridMesh) -> Int[np.ndarray, "nf k"]:
+    """Each corner of each face as one number that stands for its bins; -1 where there is none."""
+    z, y, x = (grid.vertices[:, axis].astype(np.int64) for axis in (2, 1, 0))
+    numbers = np.append((y * grid.num_discrete_coors + z) * grid.num_discrete_coors + x, -1)
+    return numbers[grid.faces]
+
+
+def _rows_among(rows: np.ndarray, others: np.ndarray) -> int:
+    there = set(map(tuple, others.tolist()))
+    return sum(tuple(row) in there for row in rows.tolist())
+
+
+def _distance(mesh: Mesh, back: Mesh, in_order: bool) -> float:
+    """Mean distance from the corners of faces to those that came back, or from vertices to the nearest ones."""
+    if not back.num_faces:
+        return float("nan")
+    if not in_order or len(back.faces) != len(mesh.faces):
+        return float(point_distances(mesh.vertices, back.vertices)[0].mean())
+    real = (mesh.faces >= 0) & (back.faces >= 0)
+    return float(np.linalg.norm(mesh.vertices[mesh.faces[real]] - back.vertices[back.faces[real]], axis=1).mean())
 
 
 def _there_and_back(tokenizer: MeshTokenizer, batch: MeshBatch) -> tuple[np.ndarray, Mesh, tuple[float, float]]:

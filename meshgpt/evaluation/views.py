@@ -6,6 +6,7 @@ These are of `meshgpt.mesh.picture`, which needs nothing but numpy and gives the
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import no_type_check
 
 import numpy as np
@@ -34,5 +35,5 @@ def views(meshes: Sequence[Mesh], count: int = VIEWS, size: int = SIZE) -> UInt8
     for row, mesh in enumerate(meshes):
         camera = Camera(elevation=ELEVATION).fitted(mesh, azimuths)
         for view, azimuth in enumerate(azimuths):
-            shown[row, view] = render(mesh, size, camera, GREY, azimuth=azimuth).mean(axis=-1).round()
+            shown[row, view] = render(mesh, size, replace(camera, azimuth=azimuth), GREY).mean(axis=-1).round()
     return torch.from_numpy(shown)

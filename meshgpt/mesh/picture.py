@@ -301,7 +301,16 @@ def turntable(mesh, frames=24, size=384, camera=None, style=None, **fields) -> l
 @no_type_check
 def save_png(image, path) -> Path:
     """Writes a picture (h, w, 3) uint8 as a PNG file, and makes its folder; needs no image library."""
-    image, path = _checked_image(image), Path(path)
+    data, path = png_bytes(image), Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path
+
+
+@no_type_check
+def png_bytes(image) -> bytes:
+    """What `save_png` writes."""
+    image = _checked_image(image)
     height, width = image.shape[:2]
     above = np.concatenate((np.zeros_like(image[:1]), image[:-1]))
     rows = rearrange(image - above, "h w c -> h (w c)")  # filter 2, "up": the difference to the row above, modulo 256
@@ -312,9 +321,7 @@ def save_png(image, path) -> Path:
         (b"IEND", b""),
     )
     chunks = (struct.pack(">I", len(d)) + kind + d + struct.pack(">I", zlib.crc32(kind + d)) for kind, d in parts)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
-    return path
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
 @no_type_check

@@ -20,7 +20,16 @@ MOST_MESHES = 2000
 
 @no_type_check
 def write_viewer(meshes, path, titles=None, captions=None, title="Meshes") -> Path:
-    """Writes a page that shows `meshes`, to click through, turn and download; makes its folder.
+    """Writes a page that shows `meshes`, to click through, turn and download; makes its folder. See `viewer_page`."""
+    page, path = viewer_page(meshes, titles, captions, title), Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+@no_type_check
+def viewer_page(meshes, titles=None, captions=None, title="Meshes") -> str:
+    """The HTML of a page that shows `meshes`; it may also stand within another one, as `srcdoc` of a frame.
 
     titles: a short name for each mesh; "mesh 1" and so on if not given. captions: a sentence for each, or None.
     title: of the page. All of them are shown as plain text, whatever they hold.
@@ -28,7 +37,7 @@ def write_viewer(meshes, path, titles=None, captions=None, title="Meshes") -> Pa
     Positions are kept as float32, faces exactly, quads as quads. Raises `DataError` for no meshes, more than
     `MOST_MESHES`, and titles or captions that are not as many as the meshes.
     """
-    meshes, path = list(meshes), Path(path)
+    meshes = list(meshes)
     if not 1 <= len(meshes) <= MOST_MESHES:
         raise DataError(f"a viewer page shows from 1 to {MOST_MESHES} meshes, got {len(meshes)}")
     titles = [f"mesh {i + 1}" for i in range(len(meshes))] if titles is None else list(titles)
@@ -37,9 +46,7 @@ def write_viewer(meshes, path, titles=None, captions=None, title="Meshes") -> Pa
         if len(texts) != len(meshes):
             raise DataError(f"{len(meshes)} meshes need as many {name}, got {len(texts)}")
     entries = [_packed(*parts) for parts in zip(meshes, titles, captions, strict=True)]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(_page(entries, str(title)), encoding="utf-8")
-    return path
+    return _page(entries, str(title))
 
 
 def _packed(mesh: Mesh, title: Any, caption: Any) -> dict[str, Any]:
