@@ -56,12 +56,12 @@ class LinearAttention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Gated feed-forward layer (GEGLU, arXiv:2002.05202) with RMSNorm before it."""
+    """Gated feed-forward layer (GEGLU, arXiv:2002.05202) with RMSNorm before it, if not told otherwise."""
 
-    def __init__(self, dim: int, mult: float = 4.0):
+    def __init__(self, dim: int, mult: float = 4.0, prenorm: bool = True):
         super().__init__()
         inner = int(dim * mult * 2 / 3)
-        self.norm = RMSNorm(dim)
+        self.norm = RMSNorm(dim) if prenorm else nn.Identity()
         self.to_hidden = nn.Linear(dim, 2 * inner)
         self.to_out = nn.Linear(inner, dim)
 

@@ -7,6 +7,8 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from meshgpt.nn.precision import dtype_of
+
 AXES = [1, 2, 0]  # positions are read in the order (y, z, x), in which vertices are sorted
 
 
@@ -52,3 +54,16 @@ class PositionEmbedding(nn.Module):
         waves = rearrange(fourier_features(centres, self.bits), "n a f -> n (a f)")
         features = torch.cat((bits, waves), dim=-1).to(self.project_in.weight.dtype)
         return self.project_out(nn.functional.silu(self.project_in(features)))
+
+
+class TimeEmbedding(nn.Module):
+    """One number in [-1, 1] a row, the clock of a diffusion, as a vector: by its sinusoids and a small network."""
+
+    def __init__(self, dim: int, num_frequencies: int = 8):
+        super().__init__()
+        self.num_frequencies = num_frequencies
+        self.project = nn.Sequential(nn.Linear(2 * num_frequencies + 1, dim), nn.SiLU(), nn.Linear(dim, dim))
+
+    def forward(self, clock: Float[Tensor, " b"]) -> Float[Tensor, "b d"]:
+        features = torch.cat((fourier_features(clock, self.num_frequencies), clock.float()[:, None]), dim=-1)
+        return self.project(features.to(dtype_of(self)))

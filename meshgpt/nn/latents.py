@@ -10,12 +10,26 @@ from meshgpt.nn.normalization import RMSNorm
 
 
 class SetAttention(nn.Module):
-    """Attention of a set to itself, or to another one of width `dim_context`; both are normalised before."""
+    """Attention of a set to itself, or to another one of width `dim_context`; both are normalised before.
 
-    def __init__(self, dim: int, heads: int = 8, dim_head: int = 64, dim_context: int | None = None):
+    With `qk_norm` queries and keys of each head are normalised as well, which bounds the scores (arXiv:2010.04245).
+    Without `prenorm` the set is read as it comes, where an adaptive norm has gone before.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int = 8,
+        dim_head: int = 64,
+        dim_context: int | None = None,
+        qk_norm: bool = False,
+        prenorm: bool = True,
+    ):
         super().__init__()
         self.heads = heads
-        self.norm = RMSNorm(dim)
+        self.norm = RMSNorm(dim) if prenorm else nn.Identity()
+        self.q_norm = RMSNorm(dim_head) if qk_norm else None
+        self.k_norm = RMSNorm(dim_head) if qk_norm else None
         self.context_norm = None if dim_context is None else RMSNorm(dim_context)
         self.to_q = nn.Linear(dim, heads * dim_head, bias=False)
         self.to_kv = nn.Linear(dim_context or dim, 2 * heads * dim_head, bias=False)
@@ -33,6 +47,8 @@ class SetAttention(nn.Module):
         source = x if self.context_norm is None else self.context_norm(context)
         q = rearrange(self.to_q(x), "b m (h d) -> b h m d", h=self.heads)
         k, v = rearrange(self.to_kv(source), "b n (t h d) -> t b h n d", t=2, h=self.heads)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
         out = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=_visible(mask))
         return self.to_out(rearrange(out, "b h m d -> b m (h d)"))
 

@@ -1,15 +1,16 @@
-"""A writer of faces that is told what to write: conditions checked, encoded, and dropped for guidance."""
+"""Models that are told what to make: conditions checked, encoded, and dropped for guidance."""
 
 import dataclasses
 import typing
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from meshgpt.errors import ConditionError
 from meshgpt.text.encoder import CallableEncoder, TextEncoder, text_encoder
-from meshgpt.transformer.conditioning import Context, dropped_at_random
+from meshgpt.transformer.asks import Asks
+from meshgpt.transformer.conditioning import Conditioner, Context, dropped_at_random
 from meshgpt.transformer.conditions import (
     KINDS,
     Conditions,
@@ -19,6 +20,7 @@ from meshgpt.transformer.conditions import (
     rows_of,
     text_conditions,
 )
+from meshgpt.transformer.config import MeshTransformerConfig
 from meshgpt.transformer.guidance import Guidance
 from meshgpt.transformer.held import Held, as_in_evaluation
 from meshgpt.transformer.model import FaceWriter
@@ -27,10 +29,16 @@ ARGUMENTS = {"text": "texts", "category": "categories", "num_faces": "num_faces"
 CONDITION_KEYWORDS = ("texts", "text_embeds", "text_mask", "categories", "num_faces", "points", "conditions")
 
 
-class ConditionedWriter(FaceWriter):
-    """A `FaceWriter` and what callers ask it for, with the text encoder that reads their words."""
+class Conditioned(nn.Module):
+    """What callers ask a model for, with the text encoder that reads their words."""
 
+    config: Asks
+    conditioner: Conditioner | None
     _encoder: Held | None = None
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
 
     @typing.no_type_check
     def conditions_of(
@@ -75,22 +83,6 @@ class ConditionedWriter(FaceWriter):
         rows = rows_of(batch_size, counts)
         parts = {name: part.expand(rows, *part.shape[1:]).to(self.device) for name, part in parts.items()}
         return Conditions(rows, **parts)
-
-    @typing.no_type_check
-    def conditions_for(self, codes, given: dict[str, Any]) -> Conditions | None:
-        """`conditions_of` for learning from codes: a mesh has as many faces as it has, unless that is given.
-
-        Raises `ConditionError` for a model in training that is given nothing to learn from.
-        """
-        found = self.conditions_of(len(codes), **given)
-        if not self.config.is_conditioned:
-            return None
-        if self.training and not found.kinds and self.config.kinds != ("num_faces",):
-            wanted = ", ".join(ARGUMENTS[kind] for kind in self.config.kinds)
-            raise ConditionError(f"this model learns from conditions, and none is given: pass some of {wanted}")
-        if self.config.takes("num_faces") and found.num_faces is None:
-            found = dataclasses.replace(found, num_faces=self.faces_in(codes).clamp(min=1))
-        return found
 
     @typing.no_type_check
     def embed_texts(self, texts) -> tuple[Tensor, Tensor]:
@@ -178,3 +170,25 @@ class ConditionedWriter(FaceWriter):
                 unasked = dataclasses.replace(unasked, text_embeds=parts.text_embeds, text_mask=parts.text_mask)
             both = Conditions.join([conditions, unasked])
             return self.context_of(both, len(both)), True
+
+
+class ConditionedWriter(FaceWriter, Conditioned):
+    """A `FaceWriter` that is told what to write."""
+
+    config: MeshTransformerConfig
+
+    @typing.no_type_check
+    def conditions_for(self, codes, given: dict[str, Any]) -> Conditions | None:
+        """`conditions_of` for learning from codes: a mesh has as many faces as it has, unless that is given.
+
+        Raises `ConditionError` for a model in training that is given nothing to learn from.
+        """
+        found = self.conditions_of(len(codes), **given)
+        if not self.config.is_conditioned:
+            return None
+        if self.training and not found.kinds and self.config.kinds != ("num_faces",):
+            wanted = ", ".join(ARGUMENTS[kind] for kind in self.config.kinds)
+            raise ConditionError(f"this model learns from conditions, and none is given: pass some of {wanted}")
+        if self.config.takes("num_faces") and found.num_faces is None:
+            found = dataclasses.replace(found, num_faces=self.faces_in(codes).clamp(min=1))
+        return found

@@ -8,10 +8,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from meshgpt.nn.points import PointEncoder
+from meshgpt.transformer.asks import Asks
 from meshgpt.transformer.cloud_reader import Cloud
 from meshgpt.transformer.cloud_sketch import Sketch
 from meshgpt.transformer.conditions import FACE_BUCKETS, Conditions, face_bucket
-from meshgpt.transformer.config import MeshTransformerConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,9 +43,9 @@ class Context:
 
 
 class Conditioner(nn.Module):
-    """Projects each kind of condition to the width of the coarse stack; a kind that a row lacks adds nothing to it."""
+    """Projects each kind of condition to the config's first width; a kind that a row lacks adds nothing to it."""
 
-    def __init__(self, config: MeshTransformerConfig, bins: int = 128):
+    def __init__(self, config: Asks, bins: int = 128):
         super().__init__()
         self.config, self.bins, width = config, bins, config.dims[0]
         self.nothing = nn.Parameter(0.1 * torch.randn(width))  # the vector's start, for rows of which nothing is asked
@@ -114,9 +114,7 @@ class Conditioner(nn.Module):
         return told * asked[..., None]
 
 
-def dropped_at_random(
-    conditions: Conditions, config: MeshTransformerConfig, cond_drop_prob: float | None = None
-) -> Conditions:
+def dropped_at_random(conditions: Conditions, config: Asks, cond_drop_prob: float | None = None) -> Conditions:
     """The conditions as a model learns from them: each kind missing at times, and sometimes all (arXiv:2207.12598).
 
     With `cond_drop_prob`, rows lose all they have with that probability and nothing else.

@@ -4,8 +4,7 @@ import dataclasses
 from typing import Any, Self
 
 from meshgpt.config import Config
-from meshgpt.text.encoder import dim_of
-from meshgpt.transformer.conditions import KINDS
+from meshgpt.transformer.asks import Asks
 from meshgpt.transformer.features import FACE_FEATURES
 
 # Fields of a config that make something of single faces, and so need a tokenizer that says them one by one.
@@ -65,7 +64,7 @@ class StackSpec:
 
 
 @dataclasses.dataclass(frozen=True)
-class MeshTransformerConfig(Config):
+class MeshTransformerConfig(Asks):
     """Widths, depths and options of a `MeshTransformer`. `max_seq_len` counts codes, not faces.
 
     `code_digits = 2` writes a code as a high and a low digit, each with its own small softmax, where the vocabulary has
@@ -182,21 +181,13 @@ class MeshTransformerConfig(Config):
             self.require(self.num_residual_streams == 1, "num_residual_streams", "be 1 with reversible = True")
 
     def _validate_conditions(self) -> None:
-        for field in ("text_condition_cond_drop_prob", "condition_drop_prob", "unconditional_prob"):
-            self.require(0.0 <= getattr(self, field) <= 1.0, field, "lie in [0, 1]")
-        for field in ("num_point_latents", "cross_attn_num_mem_kv"):
-            self.require(getattr(self, field) >= 1, field, "be at least 1")
-        for field in ("point_encoder_depth", "local_points", "cloud_vertices"):
+        self.validate_conditions()
+        self.require(self.cross_attn_num_mem_kv >= 1, "cross_attn_num_mem_kv", "be at least 1")
+        for field in ("local_points", "cloud_vertices"):
             self.require(getattr(self, field) >= 0, field, "not be negative")
         unread = "be 0 for a model that takes no points (condition_on_points)"
         for field in ("local_points", "cloud_vertices"):
             self.require(self.condition_on_points or getattr(self, field) == 0, field, unread)
-        self.require(len(self.text_condition_model_types) == 1, "text_condition_model_types", "name one text encoder")
-        self.require(len(set(self.categories)) == len(self.categories), "categories", "be different names")
-        if self.condition_on_text:
-            encoder = self.text_condition_model_types[0]
-            known = f"be given for the text encoder '{encoder}', whose width is not known here"
-            self.require((self.dim_text or dim_of(encoder) or 0) >= 1, "dim_text", known)
         for field in ("fine_cross_attend_text", "text_cond_with_film", "coarse_adaptive_rmsnorm"):
             needs = "be False for a model that takes no condition (condition_on_text, categories, ...)"
             self.require(self.is_conditioned or not getattr(self, field), field, needs)
@@ -206,30 +197,12 @@ class MeshTransformerConfig(Config):
         )
 
     @property
-    def kinds(self) -> tuple[str, ...]:
-        """The kinds of condition that the model takes, of "text", "category", "num_faces" and "points"."""
-        flags = (self.condition_on_text, bool(self.categories), self.condition_on_faces, self.condition_on_points)
-        return tuple(kind for kind, flag in zip(KINDS, flags, strict=True) if flag)
-
-    def takes(self, kind: str) -> bool:
-        return kind in self.kinds
-
-    @property
-    def is_conditioned(self) -> bool:
-        return bool(self.kinds)
-
-    @property
     def is_endless(self) -> bool:
         """Whether more may be written than the model has learned from at once."""
         return self.window > 0 and not self.abs_pos_emb
 
     @property
-    def text_width(self) -> int:
-        """Width of text embeddings; only where `condition_on_text`."""
-        return self.dim_text or dim_of(self.text_condition_model_types[0]) or 0
-
-    @property
-    def dims(self) -> tuple[int, ...]:
+    def dims(self) -> tuple[int, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
         """(coarse, fine) widths."""
         return self.dim if isinstance(self.dim, tuple) else (self.dim, self.dim)
 
