@@ -78,7 +78,7 @@ def test_latents_that_cannot_be_are_refused():
 @pytest.mark.parametrize("name", PROCESSES)
 @pytest.mark.parametrize("kind", ["adaptive", "token"])
 def test_a_loss_is_finite_and_every_weight_gets_a_gradient(name, kind):
-    experts = {"num_experts": 3, "expert_layers": 1} if kind == "token" else {}
+    experts = {"num_experts": 2, "expert_layers": 1} if kind == "token" else {}
     model = small(kind=kind, diffusion=PROCESSES[name], **ASKED, **experts).train()
     conditions = model.conditions_of(
         texts=["ab", "abc", "b", None] * 2, categories=["chair", "table"] * 4, points=[cloud(i) for i in range(8)]
@@ -94,8 +94,9 @@ def test_a_loss_is_finite_and_every_weight_gets_a_gradient(name, kind):
 def test_a_denoiser_that_says_nothing_has_the_loss_of_it():
     model = small(loud=False)
     generator = torch.Generator().manual_seed(0)
-    losses = [model.losses(LATENTS, generator=generator).error for _ in range(200)]
-    assert float(torch.stack(losses).mean()) == pytest.approx(2.0, rel=0.05)  # where the Gaussian's floor is pi / 2
+    with torch.no_grad():
+        losses = model.losses(LATENTS.repeat(200, 1, 1), generator=generator)
+    assert float(losses.error) == pytest.approx(2.0, rel=0.05)  # where the Gaussian's floor is pi / 2
 
 
 def test_training_leaves_conditions_out_and_evaluation_does_not():
@@ -186,23 +187,29 @@ def test_a_model_comes_back_with_its_process_and_the_size_of_its_latents(kind, t
 # training
 
 
-@pytest.mark.parametrize(("name", "kind"), [("flow", "adaptive"), ("edm", "adaptive"), ("flow", "token")])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("flow", "adaptive"),
+        pytest.param("edm", "adaptive", marks=pytest.mark.slow),
+        pytest.param("flow", "token", marks=pytest.mark.slow),
+    ],
+)
 def test_eight_shapes_are_learned_by_heart(tmp_path, name, kind):
     fields = {"kind": kind, "diffusion": PROCESSES[name], "categories": tuple("abcdefgh"), "unconditional_prob": 0.0}
     model = small(loud=False, **fields)
     conditions = model.conditions_of(categories=list("abcdefgh"))
     often = torch.arange(8).repeat(8)
     trainer = LatentDiffusionTrainer(
-        model, LATENTS[often], conditions.select(often), num_train_steps=350, batch_size=64, learning_rate=3e-3,
+        model, LATENTS[often], conditions.select(often), num_train_steps=250, batch_size=64, learning_rate=3e-3,
         ema_decay=0.98, checkpoint_folder=str(tmp_path), progress=False, log_every=50,
     )  # fmt: skip
     figures = trainer()
-    assert figures["explained"] > 0.7
+    assert figures["explained"] > 0.6
     drawn = trainer.ema_model.generate(categories=list("abcdefgh"), seed=1, num_steps=20)
-    near = torch.cdist(drawn.flatten(1), LATENTS.flatten(1)).argmin(dim=1)
-    assert near.tolist() == list(range(8))
-    error = (drawn - LATENTS).square().mean().sqrt() / LATENTS.std()
-    assert float(error) < 0.3
+    apart = torch.cdist(drawn[:, None], LATENTS[None]).amin(dim=-1).mean(dim=-1)  # sets have no order
+    assert apart.argmin(dim=1).tolist() == list(range(8))
+    assert float(apart.diagonal().mean()) < 0.3 * float(apart.mean())
 
 
 def test_the_log_tells_how_much_is_explained(tmp_path):
@@ -222,7 +229,7 @@ def test_the_log_tells_how_much_is_explained(tmp_path):
 
 def test_the_trainer_takes_the_size_of_latents_from_all_of_them(tmp_path):
     model = LatentDiffusion(**SMALL)
-    LatentDiffusionTrainer(model, LATENTS, num_train_steps=1, checkpoint_folder=str(tmp_path), progress=False)
+    LatentDiffusionTrainer(model, LATENTS, batch_size=4, checkpoint_folder=str(tmp_path), progress=False)
     assert int(model.num_fitted) == 8 and torch.allclose(model.latent_mean, LATENTS.mean(dim=(0, 1)))
 
 
