@@ -49,6 +49,9 @@ if TYPE_CHECKING:
     from meshgpt.pipeline import MeshPipelineConfig as MeshPipelineConfig
     from meshgpt.retopology import Retopology as Retopology
     from meshgpt.retopology import retopologize as retopologize
+    from meshgpt.shapes.diffusion.process import DiffusionConfig as DiffusionConfig
+    from meshgpt.shapes.latent_diffusion import LatentDiffusion as LatentDiffusion
+    from meshgpt.shapes.latent_diffusion import LatentDiffusionConfig as LatentDiffusionConfig
     from meshgpt.text.captions import CaptionWriter as CaptionWriter
     from meshgpt.text.encoder import text_encoder as text_encoder
     from meshgpt.tokenizers.autoencoder import MeshAutoencoder as MeshAutoencoder
@@ -59,6 +62,7 @@ if TYPE_CHECKING:
     from meshgpt.tokenizers.strip import StripTokenizer as StripTokenizer
     from meshgpt.tokenizers.tokenizer import MeshTokenizer as MeshTokenizer
     from meshgpt.tokenizers.vocabulary import MeshVocabulary as MeshVocabulary
+    from meshgpt.training.latent_trainer import LatentDiffusionTrainer as LatentDiffusionTrainer
     from meshgpt.training.mesh_trainers import MeshAutoencoderTrainer as MeshAutoencoderTrainer
     from meshgpt.training.mesh_trainers import MeshTransformerTrainer as MeshTransformerTrainer
     from meshgpt.training.settings import TrainerConfig as TrainerConfig
@@ -73,9 +77,13 @@ _HOMES = {
     "CloudAugmentation": "mesh.clouds",
     "CoordinateTokenizer": "tokenizers.coordinates",
     "DatasetFromTransforms": "data.folder",
+    "DiffusionConfig": "shapes.diffusion.process",
     "GridMesh": "mesh.canonical",
     "HalfEdgeTokenizer": "tokenizers.half_edge",
     "Infill": "transformer.infill",
+    "LatentDiffusion": "shapes.latent_diffusion",
+    "LatentDiffusionConfig": "shapes.latent_diffusion",
+    "LatentDiffusionTrainer": "training.latent_trainer",
     "Mesh": "mesh.mesh",
     "MeshAutoencoder": "tokenizers.autoencoder",
     "MeshAutoencoderConfig": "tokenizers.autoencoder_config",
