@@ -60,6 +60,38 @@ class OccupancyObjective(Objective):
         return Losses(entropy + config.kl_weight * divergence / batch.points.shape[1], metrics)
 
 
+class VectorSetObjective(Objective):
+    """A `VectorSetAutoencoder`: points of the volume, those near the surface by `near_weight`, and the divergence of
+    the latents, a mean over their numbers, by `kl_weight`. Cross-entropy, or the absolute error of distances."""
+
+    def collate(self, examples: Sequence[FieldExample]) -> FieldBatch:
+        return FieldBatch.of(examples)
+
+    def weight(self, batch: FieldBatch) -> float:
+        return float(len(batch))
+
+    def losses(self, model: nn.Module, batch: FieldBatch) -> Losses:
+        config: Any = model.config
+        found = model.posterior(batch.clouds)  # type: ignore[operator]
+        drawn = config.bottleneck == "kl" and model.training
+        values = model.logits(found.sample() if drawn else found.mean, batch.points)  # type: ignore[operator]
+        parts = (slice(0, batch.num_volume), slice(batch.num_volume, None))
+        volume, near = (self._error(config.target, values[:, part], batch.values[:, part]) for part in parts)
+        loss = volume + config.near_weight * near
+        metrics = {"volume": volume.detach(), "near": near.detach()}
+        if config.bottleneck == "kl":
+            divergence = found.kl().mean()
+            loss, metrics["divergence"] = loss + config.kl_weight * divergence, divergence.detach()
+        metrics["iou"] = overlap(values[:, parts[0]] > 0, batch.values[:, parts[0]] > 0).detach()
+        return Losses(loss, metrics)
+
+    @staticmethod
+    def _error(target: str, values: Float[Tensor, "b n"], true: Float[Tensor, "b n"]) -> Float[Tensor, ""]:
+        if not true.shape[1]:
+            return values.sum() * 0.0
+        return cross_entropy(values, (true > 0).float()) if target == "occupancy" else (values - true).abs().mean()
+
+
 def condition_of(config: Any, batch: FieldBatch) -> Any:
     """What a model with this config is told of the shapes of a batch. Raises `ConditionError` where that is missing."""
     if config.condition == "embedding" and batch.embeddings is None:

@@ -9,7 +9,7 @@ import numpy as np
 from meshgpt.checkpoint import load_weights, write_text
 from meshgpt.config import resolve_config
 from meshgpt.training.field_examples import FieldExamples, FieldView, PointBlocks
-from meshgpt.training.field_objectives import OccupancyObjective, PointObjective
+from meshgpt.training.field_objectives import OccupancyObjective, PointObjective, VectorSetObjective
 from meshgpt.training.settings import TrainerConfig
 from meshgpt.training.trainer import Trainer
 
@@ -93,3 +93,24 @@ class OccupancyNetworkTrainer(BestKeepingTrainer):
             val = FieldExamples(val_dataset, plain, config.seed, val_embeddings)
         train = FieldExamples(dataset, view, config.seed, embeddings)
         super().__init__(model, train, OccupancyObjective(), config, val_examples=val)
+
+
+class VectorSetTrainer(BestKeepingTrainer):
+    """Trains a `VectorSetAutoencoder` on a data set of `FieldSample`s; view: which of their points are seen.
+
+    The model of the best mean IoU on `val_dataset` is kept. Raises `ConfigError` for a view that stretches shapes with
+    a model of distances, which then would be wrong.
+    """
+
+    best_by = "iou"
+
+    @no_type_check
+    def __init__(self, model, dataset, config=None, *, val_dataset=None, view: FieldView | None = None, **keywords):
+        config, view = resolve_config(TrainerConfig, config, keywords), view or FieldView()
+        if model.config.target == "distance":
+            view.require(not view.stretch, "stretch", "be 0 for a model of distances, which stretching makes wrong")
+        val = None
+        if val_dataset is not None:
+            val = FieldExamples(val_dataset, view.replace(stretch=0.0, mirror=False), config.seed)
+        train = FieldExamples(dataset, view, config.seed)
+        super().__init__(model, train, VectorSetObjective(), config, val_examples=val)

@@ -1,0 +1,108 @@
+"""The autoencoder of vector sets: shapes that were held out, encoded and brought back.
+
+    python benchmarks/vector_set.py primitives                       # ten minutes on a core; boxes, balls, tori, ...
+    python benchmarks/vector_set.py primitives --categories chair table torus mug --steps 6000
+    meshgpt data fields cc0-lowpoly --max-faces 800 -o runs/fields
+    python benchmarks/vector_set.py real --data runs/fields --preset small --steps 12000
+
+Prints the curve of the held-out IoU, and then IoU, Chamfer distance and F-score as JSON.
+"""
+
+import argparse
+import dataclasses
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from meshgpt.data.field_store import FieldDataset
+from meshgpt.data.primitives import PrimitiveDataset
+from meshgpt.evaluation.fields import report_fields
+from meshgpt.mesh.isosurface import ExtractionConfig
+from meshgpt.mesh.picture import contact_sheet, save_png
+from meshgpt.mesh.primitives import EASY
+from meshgpt.shapes.vecset import VectorSetAutoencoder, vector_set_preset
+from meshgpt.training.field_examples import FieldView
+from meshgpt.training.field_trainers import VectorSetTrainer
+
+SIMPLE = ("crate", "block", "plate", "column", "bottle", "table", "book", "barrel", "box", "cup", "rock", "wall")
+WAYS = ("closed", "winding")  # of becoming solid, for meshes that are solids
+
+
+class Timed(VectorSetTrainer):
+    """Prints the curve."""
+
+    began = 0.0
+
+    def log(self, **figures: float) -> None:
+        super().log(**figures)
+        if "val_iou" in figures and self.is_main:
+            seconds = f"{time.monotonic() - self.began:6.0f} s  {time.process_time():6.0f} CPU s"
+            print(f"step {self.step:6d}  {seconds}  IoU {figures['val_iou']:.4f}", flush=True)
+
+
+def datasets(options: argparse.Namespace):
+    """Shapes to learn from, and shapes held out."""
+    if options.kind == "primitives":
+        made = [PrimitiveDataset(count, options.categories, seed) for count, seed in ((options.shapes, 0), (60, 1))]
+        return made[0], made[1]
+    found = FieldDataset(options.data).filter(methods=WAYS)
+    present = [name for name in SIMPLE if name in set(found.column("category"))]
+    found = found.filter(categories=present)
+    print(f"{len(found)} solids of {', '.join(present)}", flush=True)
+    val = found.column("split") == "val"
+    return found.select(np.flatnonzero(~val)), found.select(np.flatnonzero(val))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kind", choices=("primitives", "real"))
+    parser.add_argument("--data", default="runs/fields")
+    parser.add_argument("--preset", default="tiny")
+    parser.add_argument("--categories", nargs="+", default=list(EASY))
+    parser.add_argument("--shapes", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--target", default="occupancy", choices=("occupancy", "distance"))
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=Path("runs/vector-set"))
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    train, val = datasets(options)
+    config = vector_set_preset(options.preset).replace(target=options.target)
+    model = VectorSetAutoencoder(config)
+    count = sum(weight.numel() for weight in model.parameters())
+    print(f"{len(train)} shapes to learn from, {len(val)} held out; {count / 1e6:.2f} M weights", flush=True)
+    real = options.kind == "real"
+    view = FieldView(cloud=512, volume=512, near=512, stretch=0.2 if real else 0.0, mirror=real)
+    every = max(options.steps // 10, 1)
+    trainer = Timed(
+        model, train, val_dataset=val, view=view, num_train_steps=options.steps, batch_size=options.batch_size,
+        learning_rate=options.rate, ema_decay=0.99, val_every=every, val_num_batches=max(len(val) // 8, 1),
+        checkpoint_every=every, checkpoint_folder=str(options.out), progress=False, log_every=100,
+    )  # fmt: skip
+    if any((options.out / "checkpoints").glob("*")):
+        trainer.resume()
+    trainer.began = time.monotonic()
+    trainer()
+    trainer.restore_best()
+    report = report_fields(model, val, cloud=512, extraction=ExtractionConfig(resolution=64), count=2048)
+    print(report)
+    figures = {name: value for name, value in dataclasses.asdict(report).items() if name != "iou_of_each"}
+    print(json.dumps({**figures, "best": trainer.best, "cpu_seconds": round(time.process_time())}))
+    save_png(sheet(model, val), options.out / "held-out.png")
+
+
+def sheet(model: VectorSetAutoencoder, val) -> np.ndarray:
+    """What came back of some held-out shapes."""
+    clouds = torch.from_numpy(np.stack([val[i].surface[:512] for i in range(min(len(val), 16))]))
+    found = model.extract(model.encode(clouds), ExtractionConfig(resolution=64))
+    return contact_sheet([item.mesh for item in found if item.mesh.num_faces], size=200, columns=4)
+
+
+if __name__ == "__main__":
+    main()

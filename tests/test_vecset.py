@@ -1,0 +1,195 @@
+"""Shapes as sets of vectors: what order matters, what bottlenecks do, what is learned, and the scale of latents."""
+
+import numpy as np
+import pytest
+import torch
+
+from meshgpt.data.primitives import PrimitiveDataset
+from meshgpt.errors import ConditionError, ConfigError, DataError
+from meshgpt.evaluation.fields import FARTHEST, report_fields, volume_iou
+from meshgpt.mesh.isosurface import ExtractionConfig
+from meshgpt.shapes.vecset import PRESETS, VectorSetAutoencoder, VectorSetConfig, vector_set_preset
+from meshgpt.training.field_examples import FieldBatch, FieldExamples, FieldView
+from meshgpt.training.field_objectives import VectorSetObjective
+from meshgpt.training.field_trainers import VectorSetTrainer
+
+SIZES = {"dim": 24, "num_latents": 8, "dim_latent": 4, "depth": 2, "heads": 2, "dim_head": 8, "cross_heads": 2}
+KINDS = {
+    "kl": {},
+    "normalised": {"bottleneck": "normalised"},
+    "none": {"bottleneck": "none", "dim_latent": 24},
+    "learned": {"queries": "learned"},
+    "normals": {"normals": True, "feed_forward": True, "drop_path": 0.1},
+}
+VIEW = FieldView(cloud=40, volume=48, near=16)
+
+
+@pytest.fixture(scope="module")
+def shapes():
+    return PrimitiveDataset(8, ("ellipsoid", "box"), surface=64, volume=256, near=64)
+
+
+def model_of(kind="kl", **fields):
+    torch.manual_seed(0)
+    return VectorSetAutoencoder(**SIZES | KINDS[kind] | fields)
+
+
+def batch_of(shapes, count=3, view=VIEW):
+    examples = FieldExamples(shapes, view)
+    return FieldBatch.of([examples[i] for i in range(count)])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("target", ["occupancy", "distance"])
+def test_every_weight_learns(shapes, kind, target):
+    model, batch = model_of(kind, target=target).train(), batch_of(shapes)
+    losses = VectorSetObjective().losses(model, batch)
+    losses.loss.backward()
+    assert losses.loss.isfinite() and ("divergence" in losses.metrics) == (model.config.bottleneck == "kl")
+    without = [name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()]
+    assert without == []
+    latents = model.encode(batch.clouds)
+    assert latents.shape == (3, 8, model.config.dim_latent)
+    assert model.logits(latents, batch.points).shape == (3, 64)
+
+
+def test_the_loss_is_that_of_the_paper(shapes):
+    model, batch = model_of().eval(), batch_of(shapes)
+    losses = VectorSetObjective().losses(model, batch)
+    parts = losses.metrics
+    assert losses.loss.item() == pytest.approx(
+        (parts["volume"] + 0.1 * parts["near"] + 1e-3 * parts["divergence"]).item()
+    )
+    found = model.posterior(batch.clouds)
+    by_hand = 0.5 * (found.mean**2 + found.log_variance.exp() - 1 - found.log_variance).mean()
+    assert parts["divergence"].item() == pytest.approx(by_hand.item()) and by_hand > 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_order_of_points_and_of_latents_means_nothing(shapes, kind):
+    model, batch = model_of(kind).eval(), batch_of(shapes)
+    latents = model.encode(batch.clouds)
+    mixed = model.encode(batch.clouds[:, torch.randperm(40)])
+    assert torch.allclose(latents, mixed, atol=1e-5)
+    values = model.logits(latents, batch.points)
+    assert torch.allclose(values, model.logits(latents[:, torch.randperm(8)], batch.points), atol=1e-5)
+    assert torch.allclose(model.encode(batch.clouds[1:2])[0], latents[1], atol=1e-5)  # nor what else is in the batch
+
+
+def test_points_are_asked_one_by_one(shapes):
+    model, batch = model_of().eval(), batch_of(shapes)
+    latents = model.encode(batch.clouds)
+    whole = model.logits(latents, batch.points)
+    assert torch.allclose(whole[:, 5:9], model.logits(latents, batch.points[:, 5:9]), atol=1e-6)
+    assert torch.allclose(model.field(latents, 2)(batch.points[2]), whole[2], atol=1e-6)
+
+
+def test_bottlenecks_do_what_their_names_say(shapes):
+    clouds = batch_of(shapes).clouds
+    normal = model_of("normalised").encode(clouds)
+    assert normal.mean(dim=-1).abs().max() < 1e-5 and normal.var(dim=-1, unbiased=False).sub(1).abs().max() < 1e-2
+    model = model_of("kl")
+    mean, drawn = model.encode(clouds), model.encode(clouds, torch.randn(3, 8, 4))
+    assert torch.equal(model.encode(clouds), mean) and not torch.allclose(mean, drawn)
+    assert torch.equal(model.encode(clouds, torch.zeros(3, 8, 4)), mean)
+
+
+def test_latents_are_scaled_by_what_was_measured_and_the_measure_is_saved(shapes, tmp_path):
+    model = model_of().eval()
+    latents = 3 * torch.randn(50, 8, 4) + torch.tensor([1.0, 0, -1, 5])
+    assert torch.equal(model.standardized(latents), latents)
+    model.measure_latents(latents)
+    scaled = model.standardized(latents).flatten(0, 1)
+    assert scaled.mean(dim=0).abs().max() < 1e-4 and (scaled.std(dim=0) - 1).abs().max() < 1e-4
+    assert torch.allclose(model.restored(model.standardized(latents)), latents, atol=1e-5)
+    model.save_pretrained(tmp_path)
+    again = VectorSetAutoencoder.from_pretrained(tmp_path)
+    assert torch.equal(again.latent_std, model.latent_std) and again.config == model.config
+    clouds = batch_of(shapes).clouds
+    assert torch.equal(again.encode(clouds), model.encode(clouds))
+
+
+def test_a_few_shapes_are_learned(shapes, tmp_path):
+    torch.manual_seed(0)
+    model = VectorSetAutoencoder(dim=48, num_latents=16, dim_latent=8, depth=1, heads=3, dim_head=16, cross_heads=3)
+    settings = {"num_train_steps": 80, "batch_size": 4, "learning_rate": 4e-3, "ema_decay": 0.0, "val_every": 40}
+    settings |= {"progress": False, "checkpoint_folder": str(tmp_path), "checkpoint_every": 1000}
+    two = PrimitiveDataset(4, ("ellipsoid", "box"), surface=128, volume=1024, near=256)
+    view = FieldView(cloud=128, volume=256, near=64)
+    trainer = VectorSetTrainer(model, two, val_dataset=two, view=view, **settings)
+    trainer()
+    assert trainer.best["iou"] > 0.4  # that of an untrained model is 0.05
+    trainer.restore_best()
+    report = report_fields(model, two, cloud=128, extraction=ExtractionConfig(resolution=32, coarse=16), count=500)
+    assert report.iou > 0.4 and report.empty == 0 and report.chamfer < 0.4 and "IoU" in str(report)
+
+
+def test_empty_results_count_as_the_worst_there_is(shapes):
+    model = model_of().eval()
+    torch.nn.init.zeros_(model.to_value.weight)
+    torch.nn.init.constant_(model.to_value.bias, -1.0)
+    report = report_fields(model, FieldExamplesOnly(shapes, 2), 40, ExtractionConfig(resolution=16, coarse=8), count=50)
+    assert (report.iou, report.chamfer, report.f_score, report.empty) == (0.0, FARTHEST, 0.0, 2)
+    assert volume_iou(np.array([-1.0, -1]), np.array([-1.0, -2])) == 1.0
+    with pytest.raises(DataError, match="no shapes"):
+        report_fields(model, FieldExamplesOnly(shapes, 0))
+
+
+class FieldExamplesOnly:
+    """The first few of a data set."""
+
+    def __init__(self, dataset, count):
+        self.dataset, self.count = dataset, count
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        return self.dataset[index]
+
+
+def test_presets_are_those_of_the_paper_and_small_ones():
+    paper = vector_set_preset("kl_d512_m512_l8")
+    assert (paper.dim, paper.num_latents, paper.dim_latent, paper.depth, paper.cross_heads) == (512, 512, 8, 24, 1)
+    assert {f"kl_d512_m512_l{c}" for c in (512, 64, 32, 16, 8, 4, 2, 1)} < set(PRESETS)
+    assert vector_set_preset("ae_d128_m512").bottleneck == "none"
+    weights = sum(weight.numel() for weight in VectorSetAutoencoder(vector_set_preset("tiny")).parameters())
+    assert weights < 10**6
+    with pytest.raises(ConfigError, match="did you mean 'tiny'"):
+        vector_set_preset("tini")
+    with pytest.raises(ConfigError, match="there are: kl_d512"):
+        vector_set_preset("qqqq")
+
+
+def test_what_does_not_fit_is_refused(shapes, tmp_path):
+    with pytest.raises(ConditionError, match=r"clouds \(b, p, 3\)"):
+        model_of().encode(torch.zeros(5, 3))
+    with pytest.raises(ConditionError, match=r"clouds \(b, p, 7\)"):
+        model_of("normals").encode(torch.zeros(1, 5, 3))
+    with pytest.raises(ConditionError, match="a point at least"):
+        model_of().encode(torch.zeros(1, 0, 3))
+    with pytest.raises(ConfigError, match="stretch must be 0 for a model of distances"):
+        VectorSetTrainer(
+            model_of(target="distance"), shapes, view=FieldView(stretch=0.1), checkpoint_folder=str(tmp_path)
+        )
+    for wrong in (
+        {"dim": 0},
+        {"cross_heads": 5},
+        {"bottleneck": "x"},
+        {"queries": "x"},
+        {"target": "x"},
+        {"depth": -1},
+        {"near_weight": -0.1},
+        {"drop_path": 1.0},
+    ):
+        with pytest.raises(ConfigError, match=next(iter(wrong))):
+            VectorSetConfig(**wrong)
+    with pytest.raises(ConfigError, match="dim_latent must be dim"):
+        VectorSetConfig(bottleneck="none")
+
+
+def test_clouds_of_any_count_are_read():
+    model = model_of().eval()
+    few = model.encode(torch.rand(2, 5, 3))  # fewer points than latents: points are repeated
+    assert few.shape == (2, 8, 4) and few.isfinite().all()
+    assert model.encode(torch.zeros(1, 9, 3)).isfinite().all()  # all at one place
