@@ -109,6 +109,12 @@ def test_training_leaves_conditions_out_and_evaluation_does_not():
     assert torch.allclose(dropped, unasked)
 
 
+def test_a_conditioned_model_in_training_wants_conditions():
+    model = small(categories=("chair", "table")).train()
+    with pytest.raises(ConditionError, match="pass some of categories"):
+        model.losses(LATENTS)
+
+
 # generation
 
 
@@ -143,6 +149,30 @@ def test_each_condition_changes_what_comes_and_guidance_more():
     assert torch.allclose(unguided, plain, atol=1e-4)
     against = model.generate(texts="abc", negative_texts="zz", cond_scale=2.0, seed=0, num_steps=4)
     assert not torch.allclose(against, model.generate(texts="abc", cond_scale=2.0, seed=0, num_steps=4), atol=1e-4)
+
+
+def test_each_sample_may_be_guided_away_from_a_text_of_its_own():
+    model, options = small(**ASKED), {"texts": ["abc", "ba", "c"], "cond_scale": 2.0, "seed": 0, "num_steps": 3}
+    together = model.generate(negative_texts=["x", "yy", "z"], **options)
+    assert torch.allclose(
+        model.generate(negative_texts=["x", "yy", "z"], rows_at_once=2, **options), together, atol=1e-4
+    )
+    with pytest.raises(ConditionError, match="2 negative_texts for 3 samples"):
+        model.generate(negative_texts=["x", "y"], **options)
+
+
+@pytest.mark.parametrize("kind", ["adaptive", "token"])
+def test_half_precision_is_near(kind):
+    experts = {"num_experts": 2, "expert_layers": 1} if kind == "token" else {}
+    model = small(kind=kind, categories=("chair", "table"), **experts)
+    conditions = model.conditions_of(categories=["chair", "table"] * 4)
+    whole = model.losses(LATENTS, conditions, torch.Generator().manual_seed(0)).loss
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = model.losses(LATENTS, conditions, torch.Generator().manual_seed(0)).loss
+    assert mixed.dtype == torch.float32 and float(mixed.detach()) == pytest.approx(float(whole.detach()), rel=0.05)
+    drawn = model.generate(categories=["chair"], seed=0, num_steps=4)
+    half = model.bfloat16().generate(categories=["chair"], seed=0, num_steps=4)
+    assert float((half - drawn).abs().mean()) < 0.1 * float(drawn.std())
 
 
 def test_another_number_of_latents_may_be_asked_for():

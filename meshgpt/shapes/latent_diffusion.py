@@ -11,14 +11,14 @@ from torch import Tensor
 
 from meshgpt.checkpoint import Pretrained
 from meshgpt.config import resolve_config
-from meshgpt.errors import DataError, GenerationError, TrainingError
+from meshgpt.errors import ConditionError, DataError, GenerationError, TrainingError
 from meshgpt.nn.precision import dtype_of
 from meshgpt.shapes.denoiser import denoiser
 from meshgpt.shapes.denoiser_config import DenoiserConfig
 from meshgpt.shapes.diffusion.process import Diffusion, DiffusionConfig, Network
 from meshgpt.shapes.diffusion.sampler import Sampler, guided, sample
 from meshgpt.shapes.diffusion.streams import NoiseStreams
-from meshgpt.transformer.conditioned import CONDITION_KEYWORDS, Conditioned
+from meshgpt.transformer.conditioned import ARGUMENTS, CONDITION_KEYWORDS, Conditioned
 from meshgpt.transformer.conditioning import Conditioner, Context
 from meshgpt.transformer.conditions import Conditions
 from meshgpt.transformer.guidance import Guidance
@@ -52,6 +52,7 @@ class LatentDiffusion(Conditioned, Pretrained):
     latent_mean: Float[Tensor, " d"]
     latent_std: Float[Tensor, " d"]
     num_fitted: Int[Tensor, ""]  # sets of latents that those two are of
+    _knows_latents = False
 
     @typing.no_type_check
     def __init__(self, config=None, **fields):
@@ -118,8 +119,12 @@ class LatentDiffusion(Conditioned, Pretrained):
         Raises `TrainingError` where the size of latents is not known yet, `ConditionError` for other conditions than
         the model takes.
         """
-        if int(self.num_fitted) == 0:
+        self._knows_latents = self._knows_latents or int(self.num_fitted) > 0  # asked of the device once
+        if not self._knows_latents:
             raise TrainingError("the size of the latents is not known yet: call fit_latents with all of them first")
+        if self.training and self.config.is_conditioned and (conditions is None or not conditions.kinds):
+            wanted = ", ".join(ARGUMENTS[kind] for kind in self.config.kinds)
+            raise ConditionError(f"this model learns from conditions, and none is given: pass some of {wanted}")
         data = self.normalized(latents)
         context = self.context_of(conditions, len(data))
         balances: list[Tensor] = []
@@ -166,7 +171,7 @@ class LatentDiffusion(Conditioned, Pretrained):
                 part = copy.copy(streams)
                 part.select(rows)
                 asked = conditions.select(torch.tensor(rows, device=self.device))
-                network = self._guided(asked, negative_texts, cond_scale)
+                network = self._guided(asked, _of_rows(negative_texts, rows, len(conditions)), cond_scale)
                 found.append(self.restored(sample(self.process, network, part, shape, sampler, self.device)))
         return _finite(torch.cat([part.to(self.device) for part in found]))
 
@@ -189,6 +194,16 @@ class LatentDiffusion(Conditioned, Pretrained):
 def _sampler(fields) -> Sampler:
     """A sampler from keywords; `sampler` itself may be one of them."""
     return resolve_config(Sampler, fields.pop("sampler", None), fields)
+
+
+@typing.no_type_check
+def _of_rows(texts, rows: list[int], count: int):
+    """The texts of some of `count` rows; one alone is for all. Raises `ConditionError` for another number of them."""
+    if texts is None or isinstance(texts, str) or len(texts) == 1:
+        return texts
+    if len(texts) != count:
+        raise ConditionError(f"{len(texts)} negative_texts for {count} samples: give one, or one for each sample")
+    return [texts[row] for row in rows]
 
 
 def _chunks(count: int, size: int) -> Iterator[list[int]]:
