@@ -52,6 +52,9 @@ def test_the_examples_run_one_after_the_other(run, tmp_path):
     run(examples / "04_train_transformer.py", *words)
     shown = run(examples / "05_generate.py", "--model", "m/pipeline", "-n", "2", "--max-faces", "4")
     assert "seed 1:" in shown and (tmp_path / "out" / "generated" / "index.html").exists()
+    words = ["--model", "m/pipeline", "--data", "tiny", "--count", "3", "--max-faces", "60", "--points", "64"]
+    shown = run(examples / "10_evaluate.py", *words)
+    assert "1-NNA, %" in shown and (tmp_path / "out" / "evaluated" / "report.html").exists()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
