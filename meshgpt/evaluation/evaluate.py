@@ -131,6 +131,10 @@ def evaluate_meshes(
             VAL: mesh_statistics(_meshes(val)).to_dict(),
         },
         "written": _writing(written),
+        "face_counts": {
+            GENERATED: [item.mesh.num_faces for item in written],
+            VAL: val.face_counts.tolist(),
+        },
     }
     if config.ask != "none":
         tell("how well meshes follow what was asked for")

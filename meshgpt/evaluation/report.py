@@ -19,7 +19,8 @@ STYLE = resources.files("meshgpt.evaluation") / "assets" / "report.css"
 CURVES = ("loss", "val_loss", "bits_per_face", "val_bits_per_face", "triangle_accuracy", "val_triangle_accuracy")
 SMALL, LARGE = 128, 160  # pixels of a mesh beside its nearest, and on the contact sheet
 IN_VIEWER = 48
-WORDS = {"shapes", "source", "meshes"}  # columns of text
+WORDS = {"shapes", "source"}  # columns of text
+MANY_ROWS = 20  # of a table that is folded up
 
 
 @no_type_check
@@ -36,7 +37,8 @@ def write_report(
     model's own README says. Whatever texts and names hold is shown as plain text.
     """
     path, shown = Path(path), shown or Shown()
-    parts = [*_head(figures), *_tables(tables_of(figures)), *_charts(figures, log), *_pictures(shown)]
+    first, *rest = tables_of(figures) or [Table("", (), ())]
+    parts = [*_head(figures), *_tables([first]), *_pictures(shown), *_tables(rest), *_charts(figures, log)]
     parts += [*_viewer(shown), *_tables(published_tables(figures)), *_recipe(figures, card)]
     title = html.escape(f"{figures.get('model', 'meshes')} on {figures.get('data', 'data')}")
     style = STYLE.read_text(encoding="utf-8")
@@ -54,7 +56,8 @@ def _head(figures: dict[str, Any]) -> Iterator[str]:
     yield f"<h1>{html.escape(str(figures.get('model', 'meshes')))}</h1>"
     told = [f"measured on {figures.get('data', 'data')}"]
     if settings:
-        told += [f"{settings['count']} meshes a set, {settings['seeds']} seeds"]
+        sets = f"{settings['seeds']} sets of" if settings["seeds"] > 1 else "one set of"
+        told += [f"{sets} {settings['count']} meshes"]
         told += [f"up to {settings['max_faces']} faces"] if settings.get("max_faces") else []
         told += [{"none": "written unasked"}.get(settings["ask"], f"asked by {settings['ask']}")]
     yield f"<p>{html.escape(', '.join(told))}</p>"
@@ -73,6 +76,8 @@ def _head(figures: dict[str, Any]) -> Iterator[str]:
 
 def _tables(tables: Sequence[Table]) -> Iterator[str]:
     for table in tables:
+        if not table.rows:
+            continue
         words = [column in WORDS for column in table.columns]
         head = "".join(f"<th>{html.escape(column)}</th>" for column in table.columns)
         rows = []
@@ -83,7 +88,9 @@ def _tables(tables: Sequence[Table]) -> Iterator[str]:
             )
             rows.append(f"<tr{' class=ours' * (cells[-1] == 'this evaluation')}>{inner}</tr>")
         yield f"<h2>{html.escape(table.title)}</h2>"
-        yield f"<div class=scroll><table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+        whole = f"<div class=scroll><table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+        folded = f"<details><summary>{len(rows)} rows</summary>{whole}</details>"
+        yield folded if len(rows) > MANY_ROWS else whole
         yield f"<p>{html.escape(table.note)}</p>" if table.note else ""
 
 
@@ -102,7 +109,7 @@ def _charts(figures: dict[str, Any], log: Sequence[dict[str, Any]]) -> Iterator[
             points = [line["step"] for line in lines], [line[name] for line in lines]
             drawn.append(curves({name: points}, f"{name} while it was trained", "step"))
     if any(drawn):
-        yield f"<h2>Curves</h2><div class=charts>{''.join(drawn)}</div>"
+        yield f"<h2>Distributions and curves</h2><div class=charts>{''.join(drawn)}</div>"
 
 
 def _pictures(shown: Shown) -> Iterator[str]:
