@@ -136,12 +136,13 @@ def _tables(figures: dict[str, Any]) -> Iterator[Table]:
         title = {"all": "Tokenizer", "faces": "Tokenizer, by number of faces"}.get(
             grouping, f"Tokenizer, by {grouping}"
         )
-        yield Table(title, ("", *TOKENS), [_tokens(name, report) for name, report in reports.items()], TOKEN_NOTE)
+        rows = [_tokens(name, report) for name, report in reports.items()]
+        yield Table(title, ("", *TOKENS), rows, TOKEN_NOTE if grouping == "all" else "")
 
 
 TOKEN_NOTE = (
-    "meshes: accepted, of all. triangles: all 9 bins exact, in order; winding: of those that came back. L2: in a box of "
-    "side 1.9. Bits a face: log2 of the vocabulary, and entropy of single tokens (unigram)."
+    "meshes: accepted, of all. triangles: all 9 bins exact, in order; winding: of those that came back. L2: in a box "
+    "of side 1.9. Bits a face: log2 of the vocabulary, and entropy of single tokens (unigram)."
 )
 
 
