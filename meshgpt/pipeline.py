@@ -4,6 +4,7 @@ import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any, no_type_check
 from warnings import warn
@@ -22,20 +23,18 @@ from meshgpt.mesh.frame import Frame
 from meshgpt.mesh.mesh import Mesh, drop_unused_vertices
 from meshgpt.mesh.surface import SurfaceReport
 from meshgpt.mesh.topology import orient, topology_report
-from meshgpt.tokenizers.autoencoder import MeshAutoencoder
-from meshgpt.tokenizers.coordinates import CoordinateTokenizer
-from meshgpt.tokenizers.half_edge import HalfEdgeTokenizer
-from meshgpt.tokenizers.patch import PatchTokenizer
-from meshgpt.tokenizers.strip import StripTokenizer
 from meshgpt.tokenizers.tokenizer import MeshTokenizer
 from meshgpt.transformer.compressed import compressed
 from meshgpt.transformer.generation import GenerationResult
 from meshgpt.transformer.transformer import MeshTransformer
 from meshgpt.wishes import Target, Wishes
 
-TOKENIZERS: dict[str, Any] = {
-    kind.__name__: kind
-    for kind in (MeshAutoencoder, CoordinateTokenizer, PatchTokenizer, HalfEdgeTokenizer, StripTokenizer)
+TOKENIZERS = {  # and the file of each, loaded where it is used: what the learned one needs takes seconds to import
+    "MeshAutoencoder": "autoencoder",
+    "CoordinateTokenizer": "coordinates",
+    "PatchTokenizer": "patch",
+    "HalfEdgeTokenizer": "half_edge",
+    "StripTokenizer": "strip",
 }
 CANDIDATE_STRIDE = 1_000_003  # between the seeds of one mesh's candidates
 BUDGET_TOLERANCE = 0.2  # a mesh has about as many faces as asked for when it misses by no more
@@ -342,7 +341,7 @@ def load_tokenizer(name_or_folder, revision=None) -> MeshTokenizer:
     kind = saved_class(folder)
     if kind not in TOKENIZERS:
         raise CheckpointError(f"{folder} holds a {kind}, which is none of the tokenizers here: {', '.join(TOKENIZERS)}")
-    return TOKENIZERS[kind].from_pretrained(folder)
+    return getattr(import_module(f"meshgpt.tokenizers.{TOKENIZERS[kind]}"), kind).from_pretrained(folder)
 
 
 def faults(item: GeneratedMesh, faces: int | None = None) -> tuple[int, float, float]:

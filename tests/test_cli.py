@@ -316,6 +316,16 @@ def test_generate_writes_files_that_say_how_they_came_about(runs, tmp_path, caps
     assert (again / "seed-8.glb").read_bytes() == (tmp_path / "seed-8.glb").read_bytes()
 
 
+def test_generate_reads_weights_in_fewer_bits_and_says_so(runs, tmp_path):
+    words = ["generate", "--model", str(runs / "m" / "pipeline"), "-n", "1", "--seed", "7", "--max-faces", "3"]
+    for weights in ("int8", "bfloat16"):
+        assert main([*words, "--candidates", "1", "--weights", weights, "-o", str(tmp_path / weights)]) == 0
+        saved = (tmp_path / weights / "seed-7.glb").read_bytes().replace(b" ", b"")
+        assert f'"weights":"{weights}"'.encode() in saved
+    with pytest.raises(SystemExit):
+        main([*words, "--weights", "int4"])
+
+
 def test_generate_goes_on_from_a_begun_mesh(runs, tiny_meshes, tmp_path, capsys):
     begun = Mesh(tiny_meshes[0].vertices * 100, tiny_meshes[0].faces[:4])
     write_mesh(begun, tmp_path / "begun.obj")

@@ -93,3 +93,9 @@ def test_an_unknown_name_is_an_attribute_error():
 def test_version_and_changelog_agree():
     newest = re.search(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert newest and newest[1] == meshgpt.__version__
+
+
+def test_a_pipeline_loads_only_what_its_tokenizer_needs(tmp_path):
+    code = "import json, sys; import meshgpt; meshgpt.MeshPipeline.from_pretrained('lowpoly'); "
+    seen = fresh(code + "print(json.dumps(sorted(sys.modules)))", tmp_path)
+    assert not {"torch_geometric", "vector_quantize_pytorch", "accelerate", "trimesh"} & set(seen)

@@ -14,6 +14,7 @@ from meshgpt.cli.generate import (
     check_output,
     described,
     given,
+    load,
     save_page,
     wished,
     written_down,
@@ -34,11 +35,10 @@ def add_commands(commands: argparse._SubParsersAction, shared: argparse.Argument
 
 def run(arguments: argparse.Namespace) -> None:
     from meshgpt.mesh.files import read_mesh
-    from meshgpt.pipeline import MeshPipeline
 
     check_output(arguments.out, arguments.format)
     mesh = read_mesh(arguments.begun, up=arguments.up)
-    pipe = MeshPipeline.from_pretrained(arguments.model, device=arguments.device)
+    pipe = load(arguments)
     wishes, begun = wished(arguments, pipe), pipe.begun(mesh, arguments.keep)
     options = {**wishes, **given(arguments, SAMPLING + GUIDANCE)}
     low, high = mesh.normalized().bounds[:, 1]
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> None:
         f"{arguments.begun}: {begun.num_faces} of {mesh.num_faces} faces are kept, the lower {share:.0%} of its height"
     )
     kept = {"completes": arguments.begun.name, "kept_faces": begun.num_faces}
-    settings = {"model": str(arguments.model), **kept, **written_down(options)}
+    settings = {"model": str(arguments.model), "weights": arguments.weights, **kept, **written_down(options)}
     saving = Saving(arguments.out, arguments.format, settings, asked=described(wishes), up=arguments.up)
     seed = secrets.randbelow(2**31) if arguments.seed is None else arguments.seed
     saving.generate(

@@ -58,18 +58,31 @@ def add_sampling(command: argparse.ArgumentParser) -> None:
     command.add_argument("--max-faces", type=int, help="stop a mesh here")
     best = "write so many of each and keep the best: nearest to what is followed, else of most closed edges"
     command.add_argument("--candidates", type=int, help=best)
+    add_machine(command)
+
+
+def add_machine(command: argparse.ArgumentParser) -> None:
+    """Where the model runs, and how it is read there."""
     command.add_argument("--device", default="cpu", help="cpu, cuda, mps (default: cpu)")
+    fewer = "how matrices are read; fewer bits are faster for large models on a CPU (default: float32)"
+    command.add_argument("--weights", choices=("float32", "bfloat16", "int8"), default="float32", help=fewer)
+
+
+def load(arguments: argparse.Namespace) -> "MeshPipeline":
+    """The model that was named, where and as it is to run."""
+    from meshgpt.pipeline import MeshPipeline
+
+    weights = None if arguments.weights == "float32" else arguments.weights
+    return MeshPipeline.from_pretrained(arguments.model, device=arguments.device, weights=weights)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from meshgpt.pipeline import MeshPipeline
-
     check_output(arguments.out, arguments.format)
-    pipe = MeshPipeline.from_pretrained(arguments.model, device=arguments.device)
+    pipe = load(arguments)
     wishes = wished(arguments, pipe)
     options = {**wishes, **given(arguments, SAMPLING + GUIDANCE)}
     prompt = None if arguments.prompt is None else read_prompt(arguments.prompt)
-    settings = {"model": str(arguments.model), **written_down(options)}
+    settings = {"model": str(arguments.model), "weights": arguments.weights, **written_down(options)}
     saving = Saving(arguments.out, arguments.format, settings, asked=described(wishes))
     seed = secrets.randbelow(2**31) if arguments.seed is None else arguments.seed
     saving.generate(pipe.generate, seed=seed, num_meshes=arguments.num_meshes, prompt=prompt, **options)

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from meshgpt.cli.generate import given, turned_back
+from meshgpt.cli.generate import add_machine, given, load, turned_back
 from meshgpt.errors import GenerationInterrupted, MeshFileError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def add_commands(commands: argparse._SubParsersAction, shared: argparse.Argument
     retopo.add_argument("--top-p", type=float, help="choose among the codes that make up this probability")
     retopo.add_argument("--min-p", type=float, help="choose among codes of this share of the likeliest one's")
     retopo.add_argument("--cond-scale", type=float, help="above 1: keep closer to the shape (default: of the model)")
-    retopo.add_argument("--device", default="cpu", help="cpu, cuda, mps (default: cpu)")
+    add_machine(retopo)
     retopo.add_argument("--nearest", metavar="DATA", default="cc0-lowpoly", help="where to look for a like mesh")
     retopo.add_argument("--no-nearest", action="store_true", help="look for none")
     retopo.add_argument("--report", type=Path, metavar="JSON", help="write the figures to this file")
@@ -40,13 +40,12 @@ def add_commands(commands: argparse._SubParsersAction, shared: argparse.Argument
 
 def run(arguments: argparse.Namespace) -> None:
     from meshgpt.mesh.picture import save_png
-    from meshgpt.pipeline import MeshPipeline
     from meshgpt.retopology import retopologize
     from meshgpt.wishes import read_shape
 
     out = checked_output(arguments)
     shape = read_shape(arguments.shape, arguments.up)
-    pipe = MeshPipeline.from_pretrained(arguments.model, device=arguments.device)
+    pipe = load(arguments)
     nearest = None if arguments.no_nearest else arguments.nearest
     options = {"nearest": nearest, "seed": arguments.seed, "progress": True, **given(arguments, SAMPLING)}
     options |= {"search": arguments.search, "fit": not arguments.no_fit}
@@ -96,6 +95,6 @@ def write(mesh: "Mesh", seed: int, arguments: argparse.Namespace, out: Path) -> 
     """The mesh in the axes of the file that was read, with what it came from."""
     from meshgpt.mesh.files import write_mesh
 
-    metadata = {"generator": "meshgpt", "model": str(arguments.model), "seed": seed}
+    metadata = {"generator": "meshgpt", "model": str(arguments.model), "weights": arguments.weights, "seed": seed}
     metadata |= {"follows": arguments.shape.name, **given(arguments, ("faces", "search", *SAMPLING))}
     return write_mesh(turned_back(mesh, arguments.up), out, metadata=metadata)

@@ -17,6 +17,9 @@ class LegalCodes:
     low: Int[Tensor, " b"]
     banned: Int[Tensor, "b m"]
 
+    def select(self, rows: Int[Tensor, " r"]) -> "LegalCodes":
+        return LegalCodes(self.low[rows], self.banned[rows])
+
     def allow(self, codes: Int[Tensor, " b"]) -> Bool[Tensor, " b"]:
         """True where a row's code is legal."""
         return (codes >= self.low) & (codes[:, None] != self.banned).all(dim=-1)
@@ -35,6 +38,9 @@ class LegalTable:
     """What may come next, row by row: table (b, vocab_size + 1), the end last."""
 
     table: Bool[Tensor, "b v1"]
+
+    def select(self, rows: Int[Tensor, " r"]) -> "LegalTable":
+        return LegalTable(self.table[rows])
 
     def allow(self, codes: Int[Tensor, " b"]) -> Bool[Tensor, " b"]:
         """True where a row's code is legal."""

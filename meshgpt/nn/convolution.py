@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch_geometric.nn import SAGEConv
 
 from meshgpt.nn.normalization import RMSNorm
 
@@ -14,6 +13,8 @@ class GraphBlock(nn.Module):
     """One SAGEConv layer (arXiv:1706.02216) with LayerNorm, SiLU and a residual path."""
 
     def __init__(self, dim_in: int, dim_out: int, dropout: float = 0.0):
+        from torch_geometric.nn import SAGEConv  # here, since it takes longer to import than torch itself
+
         super().__init__()
         self.conv = SAGEConv(dim_in, dim_out)
         self.norm = nn.LayerNorm(dim_out)

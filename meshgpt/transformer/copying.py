@@ -138,6 +138,9 @@ class PointedVertices:
     scores: Tensor  # (b m)
     codes: Tensor  # (b m), what each vertex said would give here
 
+    def select(self, rows: Int[Tensor, " r"]) -> "PointedVertices":
+        return PointedVertices(self.sentinel[rows], self.scores[rows], self.codes[rows])
+
     @property
     def shares(self) -> Float[Tensor, "b m1"]:
         """Probabilities of spelling the code (first) and of pointing at each vertex."""
@@ -152,6 +155,11 @@ class CopyingHead:
     nearby: Tensor | None  # (b c), codes whose low digits can be pointed at
     vertices: PointedVertices | None
     told: Tensor | None = None  # (b v), added to the scores of codes and the end
+
+    def select(self, rows: Int[Tensor, " r"]) -> "CopyingHead":
+        nearby, told = (None if part is None else part[rows] for part in (self.nearby, self.told))
+        vertices = None if self.vertices is None else self.vertices.select(rows)
+        return CopyingHead(self.head, nearby, vertices, told)
 
     def logits(self, hidden: Float[Tensor, "b d"], may_end: torch.Tensor) -> Float[Tensor, "b v"]:
         """log p of every code and, last, of the end."""

@@ -66,6 +66,9 @@ class GuidedHead:
     guidance: Guidance
     face: Int[Tensor, " b"]
 
+    def select(self, rows: Int[Tensor, " r"]) -> "GuidedHead":
+        return GuidedHead(self.head.select(torch.cat((rows, rows + len(self.face)))), self.guidance, self.face[rows])
+
     def logits(self, hidden: Float[Tensor, "b d2"], may_end: torch.Tensor) -> Float[Tensor, "b v"]:
         """log p of every code and, last, of the end."""
         both = rearrange(hidden, "b (two d) -> (two b) d", two=2)

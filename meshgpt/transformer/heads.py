@@ -81,6 +81,10 @@ class CodeHead(nn.Module):
             self.second = nn.Linear(dim, self.low_base)
             nn.init.normal_(self.high_embed.weight, std=0.5)
 
+    def select(self, rows: Int[Tensor, " r"]) -> "CodeHead":
+        """The head of some of the rows: it knows nothing of any."""
+        return self
+
     def _first_log_probs(self, hidden: Tensor, may_end: Tensor, told: Tensor | None = None) -> Tensor:
         scores = wide(self.first(hidden))
         scores = scores if told is None else scores + told

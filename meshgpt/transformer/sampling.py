@@ -96,8 +96,10 @@ class Chooser:
             codes = head.sample(hidden, uniform[:, :2], may_end)
             if legal is None or bool((good := legal.allow(codes)).all()):
                 return codes
-            again = masked(head.logits(hidden, may_end), legal).log_softmax(dim=-1)
-            return torch.where(good, codes, draw(again, uniform[:, 2]))
+            rows = (~good).nonzero().squeeze(-1)
+            logits = head.select(rows).logits(hidden[rows], may_end[rows])
+            again = draw(masked(logits, legal.select(rows)).log_softmax(dim=-1), uniform[rows, 2])
+            return codes.index_copy(0, rows, again)
         logits = head.logits(hidden, may_end)
         if legal is not None:
             logits = masked(logits, legal)

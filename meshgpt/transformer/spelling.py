@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from einops import repeat
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -92,10 +91,8 @@ class SpellingHead(nn.Module):
             is_open = (self._of("after", place) >= 0).sum(dim=-1) > 1  # leaves a choice
             begins = is_open.nonzero().squeeze(-1)
             number = (is_open.cumsum(dim=0) - 1).clamp(min=0)  # among the open ones
-            digits = repeat(self.digits[self._of("example", place)[begins]], "p k -> b p k", b=len(hidden))
-            told = None if hints is None else repeat(hints, "b k c -> b p k c", p=len(begins))
-            wider = repeat(hidden, "b e -> b p e", p=len(begins))
-            scores = self._scores(place, wider, digits, begins.expand(len(hidden), -1), told).log_softmax(dim=-1)
+            digits, told = self.digits[self._of("example", place)[begins]], None if hints is None else hints[:, None]
+            scores = self._scores(place, hidden[:, None], digits, begins, told).log_softmax(dim=-1)
             own = self._of("begins", place)
             total = total + torch.where(is_open[own], scores[:, number[own], self.digits[:, place]], 0.0)
         return torch.cat((total, first[:, -1:]), dim=-1)
@@ -103,15 +100,19 @@ class SpellingHead(nn.Module):
     def sample(
         self, hidden: Float[Tensor, "b d"], uniform: Float[Tensor, "b 2"], may_end: Tensor, hints: Tensor | None = None
     ) -> Int[Tensor, " b"]:
-        """One code a row from the distribution as it is; what a draw leaves of its number makes the next draw."""
+        """One code a row from the distribution as it is; what a draw leaves of its number makes the draw after next.
+
+        Each draw makes the rounding of its number larger by the share that it leaves: so two numbers take turns.
+        """
         digit, rest = draw_and_rest(self._first(hidden, may_end, hints), uniform[:, 0])
+        rests = [rest, uniform[:, 1]]
         is_end = digit == self._of("after", 0).shape[1]
         digits = torch.zeros(len(hidden), self.places, dtype=torch.long, device=hidden.device)
         digits[:, 0] = torch.where(is_end, 0, digit)
         begun = self._of("after", 0)[0, digits[:, 0]]
         for place in range(1, self.places):
             scores = self._scores(place, hidden, digits, begun, hints)
-            digits[:, place], rest = draw_and_rest(scores.log_softmax(dim=-1), rest)
+            digits[:, place], rests[place % 2] = draw_and_rest(scores.log_softmax(dim=-1), rests[place % 2])
             begun = self._of("after", place)[begun, digits[:, place]]
         return torch.where(is_end, self.vocab_size, begun)
 
@@ -124,7 +125,10 @@ class SpellingHead(nn.Module):
     def _scores(
         self, place: int, hidden: Tensor, digits: Tensor, begun: Tensor, hints: Tensor | None
     ) -> Float[Tensor, "*n c"]:
-        """Of the digit at `place` behind the others; -inf for those that no code has there."""
+        """Of the digit at `place` behind the others; -inf for those that no code has there.
+
+        All but the hidden vectors may be of one row, or of one beginning, that stands for all.
+        """
         said = sum(self.said[before](digits[..., before]) for before in range(place))
         vectors = F.silu(self.mix[place - 1](hidden) + said)
         scores = self._with_hints(place, wide(self.out[place - 1](vectors)), vectors, hints)
@@ -135,7 +139,7 @@ class SpellingHead(nn.Module):
             return scores
         told = hints[..., place, :]
         added = torch.where(told >= 0, wide(self.to_hints[place](vectors)), 0.0)
-        return scores.scatter_add(-1, told.clamp(min=0), added.to(scores.dtype))
+        return scores.scatter_add(-1, told.clamp(min=0).expand(added.shape), added.to(scores.dtype))
 
     def _of(self, name: str, place: int) -> Tensor:
         return getattr(self, f"{name}{place}")
@@ -147,6 +151,9 @@ class HintedHead:
 
     head: SpellingHead
     hints: Tensor | None  # (b d c)
+
+    def select(self, rows: Int[Tensor, " r"]) -> "HintedHead":
+        return HintedHead(self.head, None if self.hints is None else self.hints[rows])
 
     def logits(self, hidden: Float[Tensor, "b d"], may_end: Bool[Tensor, " b"]) -> Float[Tensor, "b v"]:
         """log p of every code and, last, of the end."""
