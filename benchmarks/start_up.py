@@ -53,7 +53,7 @@ def main() -> None:
         for name, figures in found.items():
             figures.append(seconds([part.replace("{model}", options.model) for part in WORK[name]]))
     report = {name: {"cpu_seconds": round(min(figures[1:]), 2)} for name, figures in found.items()}
-    torch = report.get("import torch", {}).get("cpu_seconds")
+    torch = report.get("import torch", {}).get("cpu_seconds", 0.0)
     for row in report.values() if torch else ():
         row["times_torch"] = round(row["cpu_seconds"] / torch, 2)
     print(json.dumps(report, indent=1))
