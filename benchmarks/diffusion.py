@@ -171,6 +171,7 @@ def gaussians(steps: int, samples: int = 2000) -> dict:
             "rarest": round(float(shares.min()), 4), "commonest": round(float(shares.max()), 4),
             "cpu seconds": round(time.process_time() - start, 1),
         }  # fmt: skip
+        print(name, found[name], file=sys.stderr, flush=True)
     return found
 
 
@@ -199,6 +200,7 @@ def shapes(steps: int) -> dict:
                 "own / all": round(float(apart.gather(1, own[:, None]).mean() / apart.mean()), 4),
                 "cpu seconds": round(time.process_time() - start, 1),
             }  # fmt: skip
+            print(f"{kind}, {name}", found[f"{kind}, {name}"], file=sys.stderr, flush=True)
     return found
 
 
@@ -217,7 +219,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--only", choices=("floors", "orders", "gaussians", "shapes"))
     parser.add_argument("--steps", type=int, default=3000, help="of training on eight Gaussians")
-    parser.add_argument("--shape-steps", type=int, default=800, help="of training on eight shapes")
+    parser.add_argument("--shape-steps", type=int, default=400, help="of training on eight shapes")
     options = parser.parse_args()
     torch.set_num_threads(1)
     parts = {
