@@ -58,8 +58,11 @@ print("kept:", trainer.best)
 
 # the surface, where the network says neither inside nor outside
 found = model.extract(resolution=arguments.resolution)[0]
-write_mesh(found.mesh, Path(arguments.out) / "field.glb")
-save_png(render(found.mesh), Path(arguments.out) / "field.png")
+if found.verdict == "outside":
+    print("it has not learned that anything is inside: train longer")
+else:
+    write_mesh(found.mesh, Path(arguments.out) / "field.glb")
+    save_png(render(found.mesh), Path(arguments.out) / "field.png")
 grid = grid_points(arguments.resolution)
 said, true = evaluate(model.field(None), grid) > 0, is_inside(grid.numpy())
 iou = (said & true).sum() / max((said | true).sum(), 1)

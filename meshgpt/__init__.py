@@ -22,8 +22,11 @@ if TYPE_CHECKING:
     from meshgpt.data.cached import cache_face_edges_for_dataset as cache_face_edges_for_dataset
     from meshgpt.data.cached import cache_text_embeds_for_dataset as cache_text_embeds_for_dataset
     from meshgpt.data.dataset import MeshDataset as MeshDataset
+    from meshgpt.data.field_store import FieldDataset as FieldDataset
+    from meshgpt.data.fields import build_fields as build_fields
     from meshgpt.data.folder import DatasetFromTransforms as DatasetFromTransforms
     from meshgpt.data.folder import MeshFolder as MeshFolder
+    from meshgpt.data.primitives import PrimitiveDataset as PrimitiveDataset
     from meshgpt.errors import MeshGPTError as MeshGPTError
     from meshgpt.mesh.canonical import GridMesh as GridMesh
     from meshgpt.mesh.canonical import canonicalize as canonicalize
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
     from meshgpt.mesh.picture import contact_sheet as contact_sheet
     from meshgpt.mesh.picture import render as render
     from meshgpt.mesh.picture import save_png as save_png
+    from meshgpt.mesh.solid import solid as solid
     from meshgpt.mesh.surface import SurfaceReport as SurfaceReport
     from meshgpt.mesh.surface import compare_surfaces as compare_surfaces
     from meshgpt.mesh.surface import nearest_mesh as nearest_mesh
@@ -52,6 +56,9 @@ if TYPE_CHECKING:
     from meshgpt.shapes.diffusion.process import DiffusionConfig as DiffusionConfig
     from meshgpt.shapes.latent_diffusion import LatentDiffusion as LatentDiffusion
     from meshgpt.shapes.latent_diffusion import LatentDiffusionConfig as LatentDiffusionConfig
+    from meshgpt.shapes.occupancy import OccupancyField as OccupancyField
+    from meshgpt.shapes.occupancy import OccupancyNetwork as OccupancyNetwork
+    from meshgpt.shapes.vecset import VectorSetAutoencoder as VectorSetAutoencoder
     from meshgpt.text.captions import CaptionWriter as CaptionWriter
     from meshgpt.text.encoder import text_encoder as text_encoder
     from meshgpt.tokenizers.autoencoder import MeshAutoencoder as MeshAutoencoder
@@ -78,6 +85,7 @@ _HOMES = {
     "CoordinateTokenizer": "tokenizers.coordinates",
     "DatasetFromTransforms": "data.folder",
     "DiffusionConfig": "shapes.diffusion.process",
+    "FieldDataset": "data.field_store",
     "GridMesh": "mesh.canonical",
     "HalfEdgeTokenizer": "tokenizers.half_edge",
     "Infill": "transformer.infill",
@@ -99,14 +107,19 @@ _HOMES = {
     "MeshTransformerConfig": "transformer.config",
     "MeshTransformerTrainer": "training.mesh_trainers",
     "MeshVocabulary": "tokenizers.vocabulary",
+    "OccupancyField": "shapes.occupancy",
+    "OccupancyNetwork": "shapes.occupancy",
     "PatchTokenizer": "tokenizers.patch",
     "PointCloud": "mesh.clouds",
+    "PrimitiveDataset": "data.primitives",
     "Retopology": "retopology",
     "Sampling": "transformer.sampling",
     "StripTokenizer": "tokenizers.strip",
     "SurfaceReport": "mesh.surface",
     "TrainerConfig": "training.settings",
+    "VectorSetAutoencoder": "shapes.vecset",
     "build_dataset": "data.build",
+    "build_fields": "data.fields",
     "cache_face_edges_for_dataset": "data.cached",
     "cache_text_embeds_for_dataset": "data.cached",
     "canonicalize": "mesh.canonical",
@@ -121,6 +134,7 @@ _HOMES = {
     "retopologize": "retopology",
     "sample_surface": "mesh.surface",
     "save_png": "mesh.picture",
+    "solid": "mesh.solid",
     "text_encoder": "text.encoder",
     "topology_report": "mesh.topology",
     "write_mesh": "mesh.files",

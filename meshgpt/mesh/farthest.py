@@ -21,8 +21,9 @@ def farthest_points(
     padding matters. A cloud with fewer distinct points than `count` repeats its own in the order of their choice; a
     cloud without any gives index 0 (of padding).
 
-    quick: by torch-quickfps (extra 'fps'), where it is installed and all clouds have `count` distinct points or more:
-    the same points many times faster, but for those that are equally far up to rounding.
+    quick: by torch-quickfps (extra 'fps') on the CPU, where it is installed and all clouds are full and have `count`
+    distinct points or more: the same points, but for those that are equally far up to rounding, and many times faster
+    where a thousand or more are wanted.
     """
     if points.shape[1] == 0:
         return torch.zeros((len(points), count), dtype=torch.long, device=points.device)
@@ -30,7 +31,8 @@ def farthest_points(
     wide = torch.where(mask[..., None], wide, 0.0)
     order = _canonical_order(wide, mask)
     places = wide[..., :3].gather(1, order[..., None].expand(-1, -1, 3)).transpose(1, 2).contiguous()
-    package = _quickfps() if quick and bool(mask.all()) and 0 < count <= points.shape[1] else None
+    fits = wide.device.type == "cpu" and wide.dtype == torch.float32 and 0 < count <= points.shape[1]
+    package = _quickfps() if quick and fits and bool(mask.all()) else None
     if package is not None and int(_distinct(places).min()) >= count:
         return order.gather(1, _quickly(package, places, count))
     picks, gains = _cover(places, mask.gather(1, order), count)

@@ -134,7 +134,7 @@ class VectorSetAutoencoder(FieldModel):
             queries = self.learned.to(embedded.dtype).expand(len(clouds), -1, -1)
         else:
             mask = torch.ones(clouds.shape[:2], dtype=torch.bool, device=clouds.device)
-            chosen = farthest_points(clouds[..., :3], mask, self.config.num_latents, quick=True)
+            chosen = farthest_points(clouds[..., :3], mask, self.config.num_latents)
             queries = embedded.gather(1, chosen[..., None].expand(-1, -1, embedded.shape[-1]))
         return self.gather(queries, embedded)
 
