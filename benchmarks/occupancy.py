@@ -26,7 +26,7 @@ from meshgpt.shapes.occupancy import OccupancyNetwork
 from meshgpt.training.field_examples import FieldView
 from meshgpt.training.field_trainers import OccupancyNetworkTrainer
 
-EXAMPLE = Path(__file__).parent.parent / "examples" / "10_shape_as_a_field.py"
+EXAMPLE = Path(__file__).parent.parent / "examples" / "11_shape_as_a_field.py"
 
 
 def single(options: argparse.Namespace) -> dict:

@@ -52,5 +52,27 @@ def test_the_examples_run_one_after_the_other(run, tmp_path):
     run(examples / "04_train_transformer.py", *words)
     shown = run(examples / "05_generate.py", "--model", "m/pipeline", "-n", "2", "--max-faces", "4")
     assert "seed 1:" in shown and (tmp_path / "out" / "generated" / "index.html").exists()
+    words = ["--model", "m/pipeline", "--data", "tiny", "--count", "3", "--max-faces", "60", "--points", "64"]
+    shown = run(examples / "10_evaluate.py", *words)
+    assert "1-NNA, %" in shown and (tmp_path / "out" / "evaluated" / "report.html").exists()
     few = ["--points", "2000", "--epochs", "1", "--resolution", "32", "--out", "f"]
-    assert "IoU on the grid" in run(examples / "10_shape_as_a_field.py", *few)
+    assert "IoU on the grid" in run(examples / "11_shape_as_a_field.py", *few)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_to_files_lead_somewhere(page):
+    for link in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+        if not link.startswith("http"):
+            assert (page.parent / link).exists(), f"{page.name} links to {link}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_in_the_docs_are_commands(page):
+    for line in re.findall(r"^ {4}(meshgpt .*)$", page.read_text(encoding="utf-8"), re.M):
+        for command in filter(None, re.split(r"\s{2,}(?=meshgpt )", line.rstrip("\\ "))):
+            parser().parse_args(shlex.split(command)[1:] + (["--out", "x"] if command.endswith("0") else []))
+
+
+def test_the_presets_of_the_docs_are_the_presets():
+    text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    assert f"--preset {' | '.join(TOKENIZERS)}" in text and list(TOKENIZERS) == list(TRANSFORMERS)

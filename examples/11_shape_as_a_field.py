@@ -1,7 +1,7 @@
 """A shape as a small neural network: learn where it is inside, then take the surface out. A minute at most.
 
-python examples/10_shape_as_a_field.py --shape chair
-python examples/10_shape_as_a_field.py --mesh chair.glb
+python examples/11_shape_as_a_field.py --shape chair
+python examples/11_shape_as_a_field.py --mesh chair.glb
 """
 
 import argparse
