@@ -5,6 +5,7 @@ never change. Rows of a table that must not be written to go to its last row, wh
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -40,6 +41,11 @@ class PatchState(GrammarState):
     gated: Bool[Tensor, " b"]  # whether the face to come stands on another
     flipped: Bool[Tensor, " b"]
     ended: Bool[Tensor, " b"]
+
+    @cached_property
+    def open_ends(self) -> Int[Tensor, "b n"]:
+        """As the function below says; asked for by all that is done with a state."""
+        return open_ends(self)
 
 
 @dataclass(frozen=True)
@@ -89,7 +95,7 @@ class PatchGrammar:
         )
 
     def surroundings(self, state: PatchState) -> Surroundings:
-        ends = open_ends(state)[:, :ENDS_TOLD]
+        ends = state.open_ends[:, :ENDS_TOLD]
         vertices = torch.cat((state.gate, ends), dim=1)
         places = self._unpacked(state.places.gather(1, vertices.clamp(min=0)))
         places = torch.where(vertices[..., None] >= 0, places, -1)
@@ -175,7 +181,7 @@ class PatchGrammar:
         return (self.layout.bins - block * self.layout.width).clamp(max=self.layout.width)
 
     def _legal_ends(self, state: PatchState, tips: Tensor) -> Bool[Tensor, "b n"]:
-        ends = open_ends(state)
+        ends = state.open_ends
         taken = torch.zeros_like(state.places, dtype=torch.bool)
         taken = taken.scatter(1, torch.where(tips >= 0, tips, taken.shape[1] - 1), True)
         return (ends >= 0) & ~taken.gather(1, ends.clamp(min=0))
@@ -199,7 +205,7 @@ class PatchGrammar:
         )
         place = packed(self._place(state, code), layout.bins)
         known = state.places[:, :-1] == place[:, None]
-        end = open_ends(state).gather(1, (code // STATES).clamp(0, OPEN_ENDS - 1)[:, None])[:, 0]
+        end = state.open_ends.gather(1, (code // STATES).clamp(0, OPEN_ENDS - 1)[:, None])[:, 0]
         vertex = torch.where(known.any(dim=1), known.int().argmax(dim=1), state.num_vertices)
         vertex = torch.where(is_end, end, vertex)
         new = is_vertex & ~is_end & ~known.any(dim=1)
