@@ -13,6 +13,7 @@ from meshgpt.data.field_store import FieldDataset
 from meshgpt.data.fields import FieldConfig, build_fields, field_sample
 from meshgpt.data.pack import MeshRecord, write_dataset
 from meshgpt.errors import ConfigError, DataError, DataIndexError, MeshError
+from meshgpt.mesh.files import write_mesh
 from meshgpt.mesh.mesh import Mesh
 from meshgpt.mesh.solid import SolidConfig
 from tests.solids import ball, bowl, box, missing
@@ -150,3 +151,15 @@ def test_the_command_makes_fields_beside_the_meshes(dataset, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "1 shapes (1 closed)" in said and "1 refused" in said and "flat: " in said
     assert FieldDataset(tmp_path / "meshes").counts == (50, 60, 40)
+
+
+def test_a_build_can_make_fields_too(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(fields, "resolve_config", lambda cls, config, keywords: SMALL)
+    (tmp_path / "files").mkdir()
+    write_mesh(box([1, 0.5, 0.3]), tmp_path / "files" / "box.obj")
+    for out, place in (("data", "data/fields"), ("data.zip", "data.fields")):
+        words = ["data", "build", str(tmp_path / "files"), "-o", str(tmp_path / out), "--workers", "0", "--fields"]
+        assert main(words) == 0
+        assert "1 shapes (1 closed)" in capsys.readouterr().out
+        assert FieldDataset(tmp_path / place).column("name").tolist() == ["box"]
+    assert len(MeshDataset(tmp_path / "data")) == len(FieldDataset(tmp_path / "data")) == 1

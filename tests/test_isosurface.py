@@ -86,6 +86,13 @@ def test_at_256_three_percent_of_the_points_are_enough():
     assert max(asked) <= 65536
 
 
+@pytest.mark.slow
+def test_at_256_the_mesh_is_that_of_all_points():
+    few, dense = (extract(torus, ExtractionConfig(resolution=256, coarse=coarse)) for coarse in (32, 256))
+    assert few.evaluations <= 0.03 * dense.evaluations == 0.03 * 257**3
+    assert np.array_equal(few.mesh.vertices, dense.mesh.vertices) and np.array_equal(few.mesh.faces, dense.mesh.faces)
+
+
 def test_what_is_smaller_than_a_coarse_cell_is_found_where_distances_are_given():
     small = sphere(0.03, 0.33, 0.02, 0.02)
     missed = extract(small, ExtractionConfig(resolution=128, coarse=8))

@@ -31,7 +31,7 @@ def add_commands(commands: argparse._SubParsersAction, shared: argparse.Argument
         "fields", parents=[shared], help="make meshes solid and sample inside, outside, distance"
     )
     fields.add_argument("data", help="a data set: folder, .zip, .npz or a bundled name")
-    fields.add_argument("-o", "--out", type=Path, help="a folder (default: 'fields' within DATA)")
+    fields.add_argument("-o", "--out", type=Path, help="a folder (default: 'fields' within DATA, or DATA.fields)")
     fields.add_argument("--surface", type=int, help="points on each surface (default: 4096)")
     fields.add_argument("--sharp", type=int, help="of those, along sharp edges (default: 1024)")
     fields.add_argument("--volume", type=int, help="points in the box (default: 8192)")
@@ -77,7 +77,7 @@ def _make_fields(
 
     dataset = MeshDataset(data)
     dataset = dataset if max_faces is None else dataset.filter(max_faces=max_faces)
-    beside = Path(data) / SUBFOLDER if Path(data).is_dir() else Path(f"{Path(data).stem}.{SUBFOLDER}")
+    beside = Path(data) / SUBFOLDER if Path(data).is_dir() else Path(data).with_suffix(f".{SUBFOLDER}")
     made = build_fields(dataset, out or beside, workers=arguments.workers, overwrite=arguments.overwrite, **given)
     ways = ", ".join(f"{count} {method}" for method, count in made.methods.items())
     print(f"{len(made)} shapes ({ways}) -> {made.path}; {len(made.refused)} refused")
