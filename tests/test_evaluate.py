@@ -291,6 +291,18 @@ def test_the_command_measures_a_model_and_compare_two_results(tmp_path, letters_
     assert "| B - A |" in capsys.readouterr().out
 
 
+def test_two_tokenizers_are_evaluated_and_compared_at_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["compare", "coordinates", "patches", "tiny", "--page", "new/c.html", "--debug"]) == 0
+    shown = capsys.readouterr().out
+    assert (
+        "| tokens/face ↓ | 9.00 | " in shown and (tmp_path / "out" / "evaluation" / "patches" / "result.json").exists()
+    )
+    assert "coordinates and patches" in (tmp_path / "new" / "c.html").read_text(encoding="utf-8")
+    with pytest.raises(DataError, match="give the data set"):
+        main(["compare", "half-edges", "patches", "--debug"])
+
+
 def test_the_command_measures_a_folder_of_meshes_and_a_tokenizer(
     tmp_path, letters_networks, tiny_meshes, knows_letters, capsys
 ):

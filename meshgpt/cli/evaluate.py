@@ -30,8 +30,13 @@ def add_commands(commands: argparse._SubParsersAction, shared: argparse.Argument
     evaluate.set_defaults(run=run)
 
     compare = commands.add_parser("compare", parents=[shared], help="two evaluations side by side")
-    compare.add_argument("a", help="the folder or result.json of an evaluation")
-    compare.add_argument("b", help="and of another one")
+    compare.add_argument("a", help="the folder or result.json of an evaluation; or a model, where DATA is given")
+    compare.add_argument("b", help="another one")
+    compare.add_argument("data", nargs="?", help="a data set on which models are evaluated first")
+    compare.add_argument("--page", type=Path, help="write the table as a page of HTML, too")
+    add_measures(compare)
+    add_sampling(compare)
+    compare.add_argument("--cond-scale", type=float, help="above 1: do more of what is asked (default: of the model)")
     compare.set_defaults(run=run_compare)
 
 
@@ -84,12 +89,28 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def run_compare(arguments: argparse.Namespace) -> None:
-    from meshgpt.evaluation.results import load_result
+    from meshgpt.evaluation.report import write_tables
     from meshgpt.evaluation.tables import comparison
 
-    table = comparison(load_result(arguments.a), load_result(arguments.b))
-    print(table.markdown())
+    table = comparison(*(result_of(name, arguments) for name in (arguments.a, arguments.b)))
+    print(f"\n{table.markdown()}")
     print(f"\n{table.note}" if table.note else "")
+    if arguments.page is not None:
+        print(f"page: {write_tables([table], arguments.page, f'{arguments.a} and {arguments.b}')}")
+
+
+def result_of(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The result of that name; of a model the one that is found now, in its own folder."""
+    from meshgpt.evaluation.results import load_result
+
+    try:
+        return load_result(name)
+    except DataError:
+        if arguments.data is None:
+            raise
+    out = Path("out", "evaluation", Path(name).name)
+    run(argparse.Namespace(**{**vars(arguments), "model": name, "out": out}))
+    return load_result(out)
 
 
 def tell(line: str) -> None:

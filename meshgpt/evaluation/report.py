@@ -40,9 +40,18 @@ def write_report(
     first, *rest = tables_of(figures) or [Table("", (), ())]
     parts = [*_head(figures), *_tables([first]), *_pictures(shown), *_tables(rest), *_charts(figures, log)]
     parts += [*_viewer(shown), *_tables(published_tables(figures)), *_recipe(figures, card)]
-    title = html.escape(f"{figures.get('model', 'meshes')} on {figures.get('data', 'data')}")
+    return _write_page(path, f"{figures.get('model', 'meshes')} on {figures.get('data', 'data')}", parts)
+
+
+@no_type_check
+def write_tables(tables: Sequence[Table], path: str | Path, title: str) -> Path:
+    """Writes a page of tables and makes its folder."""
+    return _write_page(Path(path), title, [f"<h1>{html.escape(title)}</h1>", *_tables(tables)])
+
+
+def _write_page(path: Path, title: str, parts: Sequence[str]) -> Path:
     style = STYLE.read_text(encoding="utf-8")
-    page = f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+    page = f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
     page += f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{style}</style></head>'
     page += f"<body><main>{''.join(parts)}</main></body></html>\n"
     path.parent.mkdir(parents=True, exist_ok=True)

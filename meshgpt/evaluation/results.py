@@ -25,7 +25,8 @@ def load_result(path: str | Path) -> dict[str, Any]:
     try:
         figures = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: is no result of an evaluation ({error})") from error
+        advice = "make one with 'meshgpt evaluate', or give the data set to evaluate a model on"
+        raise DataError(f"{path}: is no result of an evaluation ({error}): {advice}") from error
     if not isinstance(figures, dict) or figures.get("format") != FORMAT:
         raise DataError(f"{path}: is no result of an evaluation: make one with 'meshgpt evaluate'")
     return figures

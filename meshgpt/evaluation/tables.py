@@ -278,8 +278,8 @@ def _compared_tokens(a: dict[str, Any], b: dict[str, Any]) -> list[list[str]]:
     reports = [figures.get("tokenizer", {}).get("all", {}).get("all") for figures in (a, b)]
     if None in reports:
         return []
-    keys = (("triangle accuracy, % ↑", "triangle_accuracy", 100.0), ("tokens a face ↓", "tokens_per_face", 1.0))
-    keys += (("bits a face, unigram ↓", "unigram_bits", 1.0),)
+    keys = (("triangle accuracy, % ↑", "triangle_accuracy", 100.0), ("tokens/face ↓", "tokens_per_face", 1.0))
+    keys += (("unigram bits/face ↓", "unigram_bits", 1.0),)
     rows = []
     for title, key, scale in keys:
         one, other = (scale * report[key] for report in reports)
