@@ -88,7 +88,8 @@ def _tables(tables: Sequence[Table]) -> Iterator[str]:
         if not table.rows:
             continue
         words = [column in WORDS for column in table.columns]
-        head = "".join(f"<th>{html.escape(column)}</th>" for column in table.columns)
+        kinds = zip(table.columns, words, strict=True)
+        head = "".join(f"<th{' class=words' * is_text}>{html.escape(column)}</th>" for column, is_text in kinds)
         rows = []
         for cells in table.rows:
             inner = "".join(

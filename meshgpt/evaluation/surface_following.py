@@ -55,7 +55,7 @@ def surface_following(
 def _compared(mesh: Mesh, wanted: Mesh, count: int, seed: int, threshold: float) -> SurfaceReport | None:
     try:
         frame = Frame.of(wanted.bounds)
-        pair = (Mesh(frame.normalize(each.vertices), each.faces) for each in (mesh, wanted))
-        return compare_surfaces(*pair, count, seed, threshold)
+        one, other = (Mesh(frame.normalize(each.vertices), each.faces) for each in (mesh, wanted))
+        return compare_surfaces(one, other, count, seed, threshold)
     except MeshError:
         return None
