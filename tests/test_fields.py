@@ -151,6 +151,9 @@ def test_the_command_makes_fields_beside_the_meshes(dataset, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "1 shapes (1 closed)" in said and "1 refused" in said and "flat: " in said
     assert FieldDataset(tmp_path / "meshes").counts == (50, 60, 40)
+    words += ["--categories", "square", "-o", str(tmp_path / "square")]
+    assert main(["data", "fields", str(tmp_path / "meshes"), *words]) == 0
+    assert FieldDataset(tmp_path / "square").column("name").tolist() == ["box"]
 
 
 def test_a_build_can_make_fields_too(tmp_path, capsys, monkeypatch):

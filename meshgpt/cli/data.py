@@ -5,6 +5,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 
 def add_commands(commands: argparse._SubParsersAction, shared: argparse.ArgumentParser) -> None:
@@ -37,6 +38,7 @@ def add_commands(commands: argparse._SubParsersAction, shared: argparse.Argument
     fields.add_argument("--volume", type=int, help="points in the box (default: 8192)")
     fields.add_argument("--near", type=int, help="points near the surface (default: 8192)")
     fields.add_argument("--max-faces", type=int, help="leave longer meshes out")
+    fields.add_argument("--categories", nargs="+", metavar="NAME", help="only meshes of these")
     fields.add_argument("--workers", type=int, help="processes (default: one a core; 0: none but this one)")
     fields.add_argument("--overwrite", action="store_true", help="replace what is at OUT")
     fields.set_defaults(run=run_fields)
@@ -59,24 +61,24 @@ def run_build(arguments: argparse.Namespace) -> None:
     )
     print(report.table())
     if arguments.fields:
-        _make_fields(str(arguments.out), None, arguments)
+        _make_fields(str(arguments.out), None, arguments, {})
 
 
 def run_fields(arguments: argparse.Namespace) -> None:
     names = ("surface", "sharp", "volume", "near")
     given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
-    _make_fields(arguments.data, arguments.out, arguments, arguments.max_faces, **given)
+    chosen = {"max_faces": arguments.max_faces, "categories": arguments.categories}
+    _make_fields(arguments.data, arguments.out, arguments, chosen, **given)
 
 
 def _make_fields(
-    data: str, out: Path | None, arguments: argparse.Namespace, max_faces: int | None = None, **given: int
+    data: str, out: Path | None, arguments: argparse.Namespace, chosen: dict[str, Any], **given: int
 ) -> None:
     from meshgpt.data.dataset import MeshDataset
     from meshgpt.data.field_store import SUBFOLDER
     from meshgpt.data.fields import build_fields
 
-    dataset = MeshDataset(data)
-    dataset = dataset if max_faces is None else dataset.filter(max_faces=max_faces)
+    dataset = MeshDataset(data).filter(**chosen)
     beside = Path(data) / SUBFOLDER if Path(data).is_dir() else Path(data).with_suffix(f".{SUBFOLDER}")
     made = build_fields(dataset, out or beside, workers=arguments.workers, overwrite=arguments.overwrite, **given)
     ways = ", ".join(f"{count} {method}" for method, count in made.methods.items())
