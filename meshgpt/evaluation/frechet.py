@@ -8,6 +8,8 @@ from torch import Tensor
 
 from meshgpt.errors import DataError
 
+AT_ONCE = 1024  # rows whose products with all others are in memory
+
 
 @no_type_check
 def frechet_distance(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> float:
@@ -33,16 +35,17 @@ def kernel_distance(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> float:
     `DataError` for fewer than 2 rows.
     """
     a, b = _checked(a, b)
-    return float(_among_others(_kernel(a, a)) + _among_others(_kernel(b, b)) - 2 * _kernel(a, b).mean())
+    return _mean_within(a) + _mean_within(b) - 2 * _kernel_sum(a, b) / (len(a) * len(b))
 
 
-def _among_others(kernel: Float[Tensor, "n n"]) -> Float[Tensor, ""]:
-    """The mean off the diagonal."""
-    return (kernel.sum() - kernel.trace()) / (len(kernel) * (len(kernel) - 1))
+def _mean_within(rows: Float[Tensor, "n d"]) -> float:
+    """The mean of the kernel over pairs of different rows."""
+    own = float(((rows.square().sum(dim=1) / rows.shape[1] + 1) ** 3).sum())
+    return (_kernel_sum(rows, rows) - own) / (len(rows) * (len(rows) - 1))
 
 
-def _kernel(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> Float[Tensor, "n m"]:
-    return (a @ b.T / a.shape[1] + 1) ** 3
+def _kernel_sum(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> float:
+    return sum(float(((some @ b.T / a.shape[1] + 1) ** 3).sum()) for some in a.split(AT_ONCE))
 
 
 @no_type_check
