@@ -155,11 +155,16 @@ class Surroundings:
     """Where a sentence stands before each of some tokens, which is hard to see from the tokens before it.
 
     places: bins (y, z, x) of vertices that the token is said upon, or near; -1 where there is none. faces: whole ones
-    so far.
+    so far. last: the corners of the last of them, where that is told.
     """
 
     places: Int[Tensor, "*n m 3"]
     faces: Int[Tensor, "*n"]
+    last: Int[Tensor, "*n 3 3"] | None = None
+
+    def select(self, index: Any) -> "Surroundings":
+        """Some of the sentences, or some places in them."""
+        return Surroundings(self.places[index], self.faces[index], None if self.last is None else self.last[index])
 
 
 @runtime_checkable

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from meshgpt.config import Config, resolve_config
 from meshgpt.errors import CodesError, MeshError, TokenError
@@ -61,6 +62,7 @@ class PatchTokenizer(SequenceTokenizer):
     config_class, part = PatchTokenizerConfig, "tokenizer"
     codes_per_step, many_codes_per_face, num_places = 1, 2, walk.PLACES_TOLD
     num_hints = 2 * (3 + walk.ENDS_TOLD)
+    says_tips = True
 
     def __init__(self, config: PatchTokenizerConfig | None = None, **fields):
         self.config = config = resolve_config(PatchTokenizerConfig, config, fields)
@@ -130,22 +132,36 @@ class PatchTokenizer(SequenceTokenizer):
         The vertices are the ends of the gate, the one across it, and the open ends: first as near places, then as
         blocks, or as offsets where a block waits.
         """
-        layout = self.layout
-        guess, corner = places[..., 2:3, :], places[..., -1:, :]
+        guess = places[..., 2:3, :]
         there = (places[..., :2, :] >= 0).all(dim=-1).all(dim=-1)[..., None, None]
         across = torch.where(there, places[..., :1, :] + places[..., 1:2, :] - guess, -1)
         known = torch.cat((places[..., :2, :], across, places[..., 3:-1, :]), dim=-2)
-        near, waits = known - guess + layout.reach, corner >= 0
-        far = (known - guess + layout.blocks // 2 * layout.width + layout.width // 2) % layout.bins // layout.width
-        within = (known - corner) % layout.bins
+        return F.pad(torch.cat(self.spelt(known, places), dim=-2).transpose(-1, -2), (0, 0, 0, 1), value=-1)
+
+    def spelt(
+        self, vertices: Int[Tensor, "*n c 3"], places: Int[Tensor, "*n m 3"]
+    ) -> tuple[Int[Tensor, "*n c 3"], Int[Tensor, "*n c 3"]]:
+        """The digits with which the next token says the coordinates of vertices: as near places, and otherwise.
+
+        Otherwise is as blocks, or as offsets where a block waits; -1 where a coordinate cannot be said so.
+        """
+        layout, guess, corner = self.layout, places[..., 2:3, :], places[..., -1:, :]
+        near, waits = vertices - guess + layout.reach, corner >= 0
+        far = (vertices - guess + layout.blocks // 2 * layout.width + layout.width // 2) % layout.bins // layout.width
+        within = (vertices - corner) % layout.bins
         starts = torch.tensor(self._digit_starts, device=places.device)  # (2, 3): first and later digits, by kind
         first = starts[[0, 1, 1]].T  # (3, 3): by kind, for y, z and x
-        found = (
-            torch.where((near >= 0) & (near <= 2 * layout.reach) & ~waits, near + first[0], -1),
-            torch.where(waits, torch.where(within < layout.width, within + first[2], -1), far + first[1]),
-        )
-        found = [torch.where(known >= 0, each, -1) for each in found]
-        return F.pad(torch.cat(found, dim=-2).transpose(-1, -2), (0, 0, 0, 1), value=-1)
+        there = (vertices >= 0) & (vertices < layout.bins)
+        is_near = there & (near >= 0) & (near <= 2 * layout.reach) & ~waits
+        far = torch.where(waits, torch.where(within < layout.width, within + first[2], -1), far + first[1])
+        return torch.where(is_near, near + first[0], -1), torch.where(there, far, -1)
+
+    def faces_written(self, codes: Int[Tensor, "b n"]) -> Int[Tensor, "b nf 3 3"]:
+        """Bins (y, z, x) of the corners of each face, in the order of `Surroundings.faces`; padded with -1."""
+        rows = [torch.from_numpy(self._corners(row, "repair")[..., AXES]) for row in codes.cpu().numpy()]
+        if not rows:
+            return codes.new_zeros((0, 0, 3, 3))
+        return pad_sequence(rows, batch_first=True, padding_value=-1).to(codes.device)
 
     def _read(self, ids: np.ndarray, errors: Errors) -> tuple[np.ndarray, walk.Surface, np.ndarray, np.ndarray]:
         wrong = np.flatnonzero((ids < 0) | (ids >= self.vocab_size))

@@ -103,7 +103,13 @@ class PatchGrammar:
         corner = (state.guess + turned - self._middle) % self.layout.bins
         corner = torch.where((state.block >= 0)[:, None], corner, -1)
         told = (places[:, :2], state.guess[:, None], places[:, 2:], corner[:, None])
-        return Surroundings(torch.cat(told, dim=1), state.num_faces)
+        return Surroundings(torch.cat(told, dim=1), state.num_faces, self._last_face(state))
+
+    def _last_face(self, state: PatchState) -> Int[Tensor, "b 3 3"]:
+        last = (state.num_faces - 1).clamp(min=0)[:, None, None].expand(-1, 1, 3)
+        corners = state.faces.gather(1, last)[:, 0]
+        places = self._unpacked(state.places.gather(1, corners.clamp(min=0)))
+        return torch.where(corners[..., None] >= 0, places, -1)
 
     # what may come next
 

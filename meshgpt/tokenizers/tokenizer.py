@@ -30,6 +30,7 @@ class MeshTokenizer(ABC):
     num_places: int = 0  # that `surroundings_of` tells there
     corners: int  # per face: 3, or 4 with quads
     codes_are_bins: bool = False  # whether the codes of a face are the bins y, z, x of its corners
+    says_tips: bool = False  # whether faces are said as those of a `PatchTokenizer`, see `spelt`
     num_discrete_coors: int
     coordinate_range: tuple[float, float] = (-1.0, 1.0)  # of padded tensors that come in and go out
     grammar: Any = None  # which next tokens can still become a valid mesh, where the tokenizer can say
@@ -70,6 +71,22 @@ class MeshTokenizer(ABC):
         Only where there are `digits`; raises `CodesError` elsewhere.
         """
         raise CodesError(f"the codes of {type(self).__name__} are not spelt: there is nothing to hint at")
+
+    def spelt(
+        self, vertices: Int[Tensor, "*n c 3"], places: Int[Tensor, "*n m 3"]
+    ) -> tuple[Int[Tensor, "*n c 3"], Int[Tensor, "*n c 3"]]:
+        """With which digits the next token says each coordinate, in one of two ways each; -1 where it cannot.
+
+        Only of tokenizers with `says_tips`; raises `CodesError` for others, as `faces_written` does. With those, the
+        first digit may also be the number of an open end, the next three are coordinates, and the last says whether
+        faces follow, 1 at the side from the gate's second end to the tip, plus 2 at that from its first. The places
+        that surround a token are the ends of the gate, the guess, open ends, and the corner of a block that waits.
+        """
+        raise CodesError(f"the codes of {type(self).__name__} do not say vertices beside a face")
+
+    def faces_written(self, codes: Int[Tensor, "b n"]) -> Int[Tensor, "b nf 3 3"]:
+        """Bins (y, z, x) of the corners of each face, in the order written; padded with -1."""
+        raise CodesError(f"the codes of {type(self).__name__} do not say vertices beside a face")
 
     @no_type_check
     def packed(self, vertices, faces, face_edges=None):

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
 from jaxtyping import Bool, Float, Int
+from scipy.spatial import KDTree
 from torch import Tensor
 
 from meshgpt.nn.embedding import AXES
@@ -84,13 +85,31 @@ class Sketch:
         number = (voxels[..., 0] * GRID + voxels[..., 1]) * GRID + voxels[..., 2]
         found = self.nearest.gather(1, number.flatten(1)).reshape(number.shape)
         known, safe = found >= 0, found.clamp(min=0)
-        both = rearrange(torch.cat((self.points, self.normals), dim=-1), "b p c -> (b p) c")
         rows = torch.arange(len(safe), device=safe.device)[:, None, None] * self.points.shape[1]
-        point, normal = F.embedding(safe + rows, both).split(3, dim=-1)
+        return self._nearby(places, safe + rows, known, ~covered.gather(2, safe) & known)
+
+    @torch.no_grad()
+    def look(
+        self,
+        places: Float[Tensor, "m n 3"],
+        rows: Int[Tensor, " m"],
+        since: Int[Tensor, "b p"],
+        faces: Int[Tensor, " m"],
+    ) -> "Nearby":
+        """The same for places of single rows, each after so many faces; `since`: the face that first covers a point."""
+        voxel = ((places + 1) / 2 * GRID).floor().long().clamp(0, GRID - 1)
+        number = (voxel[..., 0] * GRID + voxel[..., 1]) * GRID + voxel[..., 2]
+        found = self.nearest.flatten()[number + rows[:, None] * self.nearest.shape[1]]
+        known, safe = found >= 0, found.clamp(min=0) + rows[:, None] * self.points.shape[1]
+        return self._nearby(places, safe, known, (since.flatten()[safe] >= faces[:, None]) & known)
+
+    def _nearby(self, places: Tensor, number: Tensor, known: Tensor, is_open: Tensor) -> "Nearby":
+        """Of places, whose nearest points are known by their number among those of all rows."""
+        both = rearrange(torch.cat((self.points, self.normals), dim=-1), "b p c -> (b p) c")
+        point, normal = F.embedding(number, both).split(3, dim=-1)
         step = places - point
         distance, off = step.norm(dim=-1), (step * normal).sum(dim=-1).abs()
         off = torch.where((normal != 0).any(dim=-1), off, distance)
-        is_open = ~covered.gather(2, safe) & known
         near = (-((distance / 0.15) ** 2)).exp() * known
         about = (-((off / 0.06) ** 2)).exp()
         return Nearby(about**9 * near, about * near, is_open.float(), normal)
@@ -111,8 +130,26 @@ def nearest_points(
     points: Float[Tensor, "b p 3"], mask: Bool[Tensor, "b p"], vertices: Float[Tensor, "b n 3"]
 ) -> Int[Tensor, "b n m"]:
     """Numbers of the `BESIDE` points nearest to each vertex."""
-    apart = torch.cdist(vertices, points).masked_fill(~mask[:, None], torch.inf)
-    return apart.topk(BESIDE, dim=2, largest=False).indices
+    return _neighbours(points, mask, vertices, BESIDE)[1]
+
+
+def _neighbours(
+    points: Float[Tensor, "b p 3"], mask: Bool[Tensor, "b p"], places: Float[Tensor, "b n 3"], count: int
+) -> tuple[Float[Tensor, "b n m"], Int[Tensor, "b n m"]]:
+    """Distances, inf for points that are none, and numbers of the `count` points nearest to each place."""
+    if points.device.type != "cpu":
+        apart = torch.cdist(places, points).masked_fill(~mask[:, None], torch.inf)
+        near = apart.topk(count, dim=2, largest=False)
+        return near.values, near.indices
+    distances = torch.full((*places.shape[:2], count), torch.inf)
+    numbers = torch.zeros((*places.shape[:2], count), dtype=torch.long)
+    for row, (own, there) in enumerate(zip(points.numpy(), mask.numpy(), strict=True)):
+        if there.any() and places.shape[1]:
+            found = KDTree(own[there]).query(places[row].numpy(), min(count, int(there.sum())))
+            apart, number = (torch.from_numpy(x).reshape(places.shape[1], -1) for x in found)
+            distances[row, :, : apart.shape[1]] = apart.float()
+            numbers[row, :, : apart.shape[1]] = torch.from_numpy(there.nonzero()[0])[number]
+    return distances, numbers
 
 
 def opened(sketch: Sketch, covered: Bool[Tensor, "b f p"], beside: Int[Tensor, "b n m"]) -> Float[Tensor, "b f n"]:
@@ -168,9 +205,8 @@ def _corners(
     points: Tensor, normals: Tensor, mask: Tensor, count: int, bins: int
 ) -> tuple[Float[Tensor, "b k 3"], Float[Tensor, "b k c"], Bool[Tensor, "b k"]]:
     """The likeliest places of vertices, one a voxel of the grid, with what is known of each."""
-    apart = torch.cdist(points, points).masked_fill(~mask[:, None], torch.inf)
-    near = apart.topk(max(NEIGHBOURS), dim=2, largest=False)
-    found = [_meeting(points, normals, near.values[..., :n], near.indices[..., :n]) for n in NEIGHBOURS]
+    distances, near = _neighbours(points, mask, points, max(NEIGHBOURS))
+    found = [_meeting(points, normals, distances[..., :n], near[..., :n]) for n in NEIGHBOURS]
     places, traits = (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
     mask = mask.repeat(1, len(found))
     worth = torch.where(mask, traits[..., 2] * (traits[..., 0] + 0.3 * traits[..., 1] + 0.02) + 1e-3, 0.0)

@@ -40,6 +40,7 @@ class FaceForm:
     digits: Tensor | None = None  # (v d), how codes are spelt, where they are
     num_hints: int = 0
     coordinates: bool = False  # whether the codes are those of the corners, y z x, a bin each
+    says_tips: bool = False  # whether faces are said by their tips, see `MeshTokenizer.spelt`
 
     @property
     def tokens(self) -> int:
@@ -73,6 +74,16 @@ class TokenReader(Protocol):
         """Likely digits of the code among such places, where codes are spelt."""
         ...
 
+    def spelt(
+        self, vertices: Int[Tensor, "*n c 3"], places: Int[Tensor, "*n m 3"]
+    ) -> tuple[Int[Tensor, "*n c 3"], Int[Tensor, "*n c 3"]]:
+        """Digits of the coordinates of vertices, in two ways, where tips are said."""
+        ...
+
+    def faces_written(self, codes: Int[Tensor, "b n"]) -> Int[Tensor, "b nf 3 3"]:
+        """Bins of the corners of faces in the order written, there."""
+        ...
+
 
 @dataclasses.dataclass(frozen=True)
 class CoarseInputs:
@@ -87,7 +98,7 @@ class CoarseInputs:
 
 def behind_steps(around: Surroundings | None, tokens: int) -> Surroundings | None:
     """Of surroundings (b, nf t + 1, ...), those behind each step of so many codes, (b, nf, ...)."""
-    return None if around is None else Surroundings(around.places[:, tokens::tokens], around.faces[:, tokens::tokens])
+    return None if around is None else around.select((slice(None), slice(tokens, None, tokens)))
 
 
 def by_step(places: Int[Tensor, "b n m 3"], steps: int, tokens: int) -> Int[Tensor, "b nf t m 3"]:

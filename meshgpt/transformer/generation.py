@@ -83,7 +83,7 @@ class CachedReader:
 
     def __init__(self, model: FaceWriter, faces: Int[Tensor, "b nf t"], context: Context | None = None):
         self.model, self.counts, self.context = model, (faces[..., -1] >= 0).sum(dim=1), context
-        self.fine, self.places = empty_cache(len(faces), model.device), None
+        self.fine, self.around = empty_cache(len(faces), model.device), None
         rows, past = torch.arange(len(faces), device=model.device), model.config.fine_context_faces
         embedded, around = model.embed(faces), model.surroundings(faces)
         self.coarse = empty_cache(len(faces), model.device, window=model.config.window)
@@ -103,6 +103,8 @@ class CachedReader:
         self.last = model.faces_before(faces, rows, self.counts)
         view = model.cloud_view(faces, context)
         self.cloud = model.cloud_now(view and view.at(rows, self.counts), self.vertices)
+        self.trace = model.cloud_trace(faces, context)
+        self.traced = self.counts if around is None else around.faces[:, -1]
         self.start_face()
 
     def _read_memory(self, sequence: Float[Tensor, "b n d"]) -> list[Tensor]:
@@ -123,7 +125,7 @@ class CachedReader:
 
     def read_code(self, codes: Tensor | None, around: Surroundings | None = None) -> Float[Tensor, "b d"]:
         x = self.plan if codes is None else self.model.embed_code(codes, self.place - 1, self.counts)
-        self.places = None if around is None else around.places
+        self._follow(around)
         if self.model.around is not None and around is not None:
             x = x + self.model.around.fine(around.places)
         x = rearrange(x, "b d -> b 1 d")
@@ -135,17 +137,29 @@ class CachedReader:
         asked = self.model.fine_asked(self.context)
         return self.model.fine.step(torch.cat((*before, x), dim=1), self.fine, context=asked)[:, -1]
 
+    def _follow(self, around: Surroundings | None) -> None:
+        """Keeps what surrounds the next code, and covers the cloud with the face that the last one has finished."""
+        self.around = around
+        if around is None or around.last is None or self.trace is None:
+            return
+        new = (around.faces > self.traced)[:, None, None]
+        if new.any():
+            face = torch.where(new, around.last, -1)[:, None]
+            self.trace, self.traced = self.trace.cover(face, self.traced, self.model.form.bins), around.faces
+
     def head(
         self, hidden: Float[Tensor, "b d"], place: int, said: Int[Tensor, "b t"]
     ) -> CodeHead | CopyingHead | HintedHead:
-        told = self.cloud and self.cloud.told(hidden, place, said)
-        return self.model.head_for(hidden, place, said, self.vertices, self.counts, self.last, self.places, told)
+        rows = torch.arange(len(hidden), device=hidden.device)
+        told = self.model.tips_told(hidden, rows, self.around, self.trace)
+        told = told or (self.cloud and self.cloud.told(hidden, place, said))
+        return self.model.head_for(hidden, place, said, self.vertices, self.counts, self.last, self.around, told)
 
     def finish_face(self, faces: Int[Tensor, "b 1 t"], after: Surroundings | None = None) -> None:
         self.last = torch.cat((self.last, faces), dim=1)[:, 1:]
         embedded = self.model.embed(faces, self.counts)
         self.before = [*self.before, embedded[:, 0]][1:]
-        behind = None if after is None else Surroundings(after.places[:, None], after.faces[:, None])
+        behind = None if after is None else after.select((slice(None), None))
         inputs = self.model.coarse_inputs(faces, embedded, self.context, behind)
         plans = self.model.coarse_step(inputs, self.coarse, self.context)
         self.plan = plans[:, 0]
@@ -160,7 +174,8 @@ class CachedReader:
         self.coarse, self.fine = self.coarse.select(rows), self.fine.select(rows)
         self.context = None if self.context is None else self.context.select(rows)
         self.plan, self.counts, self.last = self.plan[rows], self.counts[rows], self.last[rows]
-        self.places = None if self.places is None else self.places[rows]
+        self.around, self.traced = self.around and self.around.select(rows), self.traced[rows]
+        self.trace = self.trace and self.trace.select(rows)
         self.before = [face[rows] for face in self.before]
         self.memory = [state[rows] for state in self.memory]
         self.vertices = None if self.vertices is None else self.vertices.select(rows)
@@ -173,7 +188,7 @@ class UncachedReader:
     def __init__(self, model: FaceWriter, faces: Int[Tensor, "b nf t"], context: Context | None = None):
         self.model, self.counts, self.context = model, (faces[..., -1] >= 0).sum(dim=1), context
         self.faces = F.pad(faces, (0, 0, 0, 1), value=-1)
-        self.place, self.vertices, self.places = 0, None, None
+        self.place, self.vertices, self.around = 0, None, None
 
     def start_face(self) -> None:
         self.place = 0
@@ -191,7 +206,7 @@ class UncachedReader:
         last = (self.faces[..., 0] >= 0).sum(dim=1).cumsum(0) + rows  # each row has one group more than begun faces
         ends = last - (self.faces[rows, self.counts, 0] >= 0).long()
         at = self.counts * self.faces.shape[2] + self.place - 1
-        self.places = None if around is None else around.places[rows, at]
+        self.around = around and around.select((rows, at))
         assert torch.equal(group_faces[ends], self.counts)
         return hidden[ends, self.place - 1]
 
@@ -202,8 +217,9 @@ class UncachedReader:
         before = self.model.faces_before(self.faces, rows, self.counts)
         view = self.model.cloud_view(self.faces, self.context)
         cloud = self.model.cloud_now(view and view.at(rows, self.counts), self.vertices)
-        told = cloud and cloud.told(hidden, place, said)
-        return self.model.head_for(hidden, place, said, self.vertices, self.counts, before, self.places, told)
+        told = self.model.tips_told(hidden, rows, self.around, self.model.cloud_trace(self.faces, self.context))
+        told = told or (cloud and cloud.told(hidden, place, said))
+        return self.model.head_for(hidden, place, said, self.vertices, self.counts, before, self.around, told)
 
     def finish_face(self, faces: Int[Tensor, "b 1 t"], after: Surroundings | None = None) -> None:
         self.faces[torch.arange(len(faces), device=faces.device), self.counts] = faces[:, 0]
@@ -213,7 +229,7 @@ class UncachedReader:
 
     def select(self, rows: Int[Tensor, " r"]) -> None:
         self.faces, self.counts = self.faces[rows], self.counts[rows]
-        self.places = None if self.places is None else self.places[rows]
+        self.around = self.around and self.around.select(rows)
         self.context = None if self.context is None else self.context.select(rows)
 
 
@@ -256,7 +272,7 @@ def write(model: FaceWriter, request: Request) -> GenerationResult:
 
 
 def _twice(around: Surroundings | None) -> Surroundings | None:
-    return None if around is None else Surroundings(around.places.repeat(2, 1, 1), around.faces.repeat(2))
+    return None if around is None else around.select(torch.arange(len(around.faces), device=around.faces.device).repeat(2))
 
 
 def _reader(model: FaceWriter, faces: Int[Tensor, "b nf t"], request: Request) -> Reader:

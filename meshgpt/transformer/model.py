@@ -13,6 +13,7 @@ from meshgpt.errors import ConfigError
 from meshgpt.mesh.grammar import Surroundings
 from meshgpt.transformer.cache import StackCache
 from meshgpt.transformer.cloud_reader import CloudReader
+from meshgpt.transformer.cloud_tips import CloudTips, CloudTrace, TipsTold
 from meshgpt.transformer.cloud_vertices import CloudNow, CloudVertices, CloudView, KnownVertices, Told
 from meshgpt.transformer.conditioning import Conditioner, Context
 from meshgpt.transformer.config import MeshTransformerConfig
@@ -65,7 +66,8 @@ class FaceWriter(nn.Module):
         self.around = SurroundingsEmbedding(told, form.bins, (coarse, fine)) if told else None
         self.start_tokens = nn.Parameter(torch.randn(config.num_sos_tokens, coarse))
         self.goes_on = nn.Parameter(torch.zeros(coarse)) if config.window else None  # a piece that is not the beginning
-        self.conditioner = Conditioner(config, form.vocab_size) if config.is_conditioned else None
+        bins = form.bins or form.vocab_size
+        self.conditioner = Conditioner(config, bins) if config.is_conditioned else None
         if self.conditioner is not None:
             self.to_start = nn.Linear(coarse, coarse)
             self.film = nn.Linear(coarse, 2 * coarse) if config.text_cond_with_film else None
@@ -79,18 +81,21 @@ class FaceWriter(nn.Module):
         self.fine = Stack(config.fine_stack)
         candidates = (config.copy_digit_faces + 1) * form.corners - 1 if config.copy_digit_faces else 0
         hints = form.num_hints if config.tell_surroundings else 0
-        self.head = CodeHead(*code, candidates) if digits is None else SpellingHead(digits, fine, hints)
+        told = bool(config.cloud_vertices)
+        self.head = CodeHead(*code, candidates) if digits is None else SpellingHead(digits, fine, hints, told)
         shape = (form.corners, form.tokens_per_corner, fine, config.copy_dim, config.window)
         self.pointer = CopyPointer(*shape) if config.copy_dim else None
-        self.cloud_vertices = self._cloud_vertices()
+        self.cloud_vertices, self.cloud_tips = self._cloud_vertices(), None
+        if config.cloud_vertices and form.says_tips:
+            self.cloud_tips = CloudTips(fine, form.bins)
 
     def _cloud_vertices(self) -> CloudVertices | None:
-        if not self.config.cloud_vertices:
+        if not self.config.cloud_vertices or self.form.says_tips:
             return None
         if not self.form.coordinates or self.head.two_digits:
             raise ConfigError(
                 f"cloud_vertices = {self.config.cloud_vertices} needs a tokenizer whose codes are coordinates, of at "
-                "most 256 bins: use a CoordinateTokenizer, or local_points in its place"
+                "most 256 bins, or patches: use a PatchTokenizer, or local_points in its place"
             )
         return CloudVertices(self.config.dims[1], self.form.corners, self.form.vocab_size, self.pointer is not None)
 
@@ -120,8 +125,11 @@ class FaceWriter(nn.Module):
         memory = self.vertices_said(faces, embedded, plans)
         told = self.told(hidden, (group_rows, group_faces), faces, memory, context)
         if isinstance(self.head, SpellingHead):
-            places = None if around is None else by_step(around.places, *all_targets.shape[1:])[group_rows, group_faces]
-            nats = self.head.nats(*asked, self.hints(None if places is None else places[predicted]))
+            index = group_faces[:, None] * targets.shape[1] + torch.arange(targets.shape[1], device=targets.device)
+            at = repeat(group_rows, "g -> g t", t=targets.shape[1])[predicted], index[predicted]
+            beside = around and around.select(at)
+            told = self.tips_told(asked[0], at[0], beside, self.cloud_trace(faces, context))
+            nats = self.head.nats(*asked, self.hints(beside), told)
         else:
             nearby = self.nearby(self.faces_before(faces, group_rows, group_faces), targets)
             added = None
@@ -158,14 +166,14 @@ class FaceWriter(nn.Module):
         said = F.pad(faces, (0, 0, 0, 1), value=-1)[group_rows, group_faces]
         before = self.faces_before(faces, group_rows, group_faces)
         told = self.told(hidden, (group_rows, group_faces), faces, memory, context)
-        per_place = []
-        places = None if around is None else by_step(around.places, faces.shape[1] + 1, faces.shape[2])
-        places = None if places is None else places[group_rows, group_faces]
+        per_place, trace = [], self.cloud_trace(faces, context)
         for place, may_end in enumerate(self.may_end):
             known = None if memory is None else memory.select(group_rows)
-            around_code = None if places is None else places[:, place]
+            index = (group_faces * faces.shape[2] + place).clamp(max=codes.shape[1])
+            beside = around and around.select((group_rows, index))
             more = None if told is None else told[place].select(group_rows, group_faces)
-            head = self.head_for(hidden[:, place], place, said, known, group_faces, before, around_code, more)
+            tips = self.tips_told(hidden[:, place], group_rows, beside, trace)
+            head = self.head_for(hidden[:, place], place, said, known, group_faces, before, beside, tips or more)
             per_place.append(head.logits(hidden[:, place], may_end.expand(len(hidden))))
         flat = torch.stack(per_place, dim=1)
         logits = flat.new_zeros(len(codes), faces.shape[1] + 1, self.tokens_per_face, self.vocab_size + 1)
@@ -190,16 +198,18 @@ class FaceWriter(nn.Module):
         memory: CopyMemory | None,
         face: Int[Tensor, " b"],
         before: Int[Tensor, "b p t"],
-        places: Int[Tensor, "b m 3"] | None = None,
-        told: Told | None = None,
+        around: Surroundings | None = None,
+        told: Told | TipsTold | None = None,
     ) -> CodeHead | CopyingHead | HintedHead:
         """What answers for the code at `place` of face number `face`, of which `said` are the codes up to there.
 
-        `before`: those of the faces before it, as `faces_before` gives them. `places`: those that surround the code.
-        `told`: what the cloud adds, (b v) and (b m).
+        `before`: those of the faces before it, as `faces_before` gives them. `around`: what surrounds the code.
+        `told`: what the cloud adds, (b v) and (b m), or to digits.
         """
         if isinstance(self.head, SpellingHead):
-            return HintedHead(self.head, self.hints(places))
+            assert not isinstance(told, Told)
+            return HintedHead(self.head, self.hints(around), told)
+        assert not isinstance(told, TipsTold)
         levels, vertices = self.form.tokens_per_corner, None
         if self.pointer is not None and memory is not None:
             asked = rearrange(hidden, "b d -> b 1 d"), place, rearrange(said, "b t -> b 1 t"), memory, face[:, None]
@@ -259,11 +269,26 @@ class FaceWriter(nn.Module):
         places, levels = range(self.tokens_per_face), self.form.tokens_per_corner
         return torch.stack([codes_nearby(before, said, place, levels) for place in places], dim=1)
 
-    def hints(self, places: Int[Tensor, "*n m 3"] | None) -> Tensor | None:
-        """Likely digits (... d c) of a code that such places surround, where the model is told of them."""
-        if places is None or not isinstance(self.head, SpellingHead) or self.head.to_hints is None:
+    def cloud_trace(self, faces: Int[Tensor, "b nf t"], context: Context | None) -> CloudTrace | None:
+        """The cloud, and what all faces make of it, where a model of tips is told of one."""
+        if context is None or context.sketch is None or self.cloud_tips is None:
             return None
-        return self._tokens.hints(places)
+        written = self._tokens.faces_written(faces.flatten(1))
+        return CloudTrace.begin(context.sketch).cover(written, faces.new_zeros(len(faces)), self.form.bins)
+
+    def tips_told(
+        self, hidden: Float[Tensor, "m d"], rows: Int[Tensor, " m"], around: Surroundings | None, trace: CloudTrace | None
+    ) -> TipsTold | None:
+        """What the cloud says of codes of some rows, with what surrounds each."""
+        if trace is None or around is None or self.cloud_tips is None:
+            return None
+        return self.cloud_tips(hidden, rows, around, trace, self._tokens)
+
+    def hints(self, around: Surroundings | None) -> Tensor | None:
+        """Likely digits (... d c) of a code that is so surrounded, where the model is told of them."""
+        if around is None or not isinstance(self.head, SpellingHead) or self.head.to_hints is None:
+            return None
+        return self._tokens.hints(around.places)
 
     def faces_before(
         self, faces: Int[Tensor, "b nf t"], rows: Int[Tensor, " g"], index: Int[Tensor, " g"]

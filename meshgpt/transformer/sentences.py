@@ -42,4 +42,4 @@ class Sentences:
     def select(self, rows: Any) -> None:
         self.state = self.state.select(rows)
         self.lengths, self.since = self.lengths[rows], self.since[rows]
-        self.around = Surroundings(self.around.places[rows], self.around.faces[rows])
+        self.around = self.around.select(rows)

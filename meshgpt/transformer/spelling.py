@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from meshgpt.transformer.cloud_tips import TipsTold
 from meshgpt.transformer.heads import wide
 
 
@@ -41,7 +42,8 @@ class SpellingHead(nn.Module):
     pointer = None  # that of a `CodeHead`
     digits: Tensor
 
-    def __init__(self, digits: Int[Tensor, "v d"], dim: int, hints: int):
+    def __init__(self, digits: Int[Tensor, "v d"], dim: int, hints: int, told: bool = False):
+        """`told`: whether a cloud adds to the scores of digits; see `TipsTold`."""
         super().__init__()
         self.vocab_size, self.places = digits.shape
         bases = (digits.amax(dim=0) + 1).tolist()
@@ -66,64 +68,96 @@ class SpellingHead(nn.Module):
         self.to_hints = nn.ModuleList(nn.Linear(dim, hints) for _ in bases) if hints else None
         for weight in () if self.to_hints is None else self.to_hints.parameters():
             nn.init.zeros_(weight)
+        self.heed = nn.ModuleList(nn.Linear(dim, 1) for _ in bases[:-1]) if told else None  # how much, each coordinate
+        for layer in self.heed or ():
+            nn.init.zeros_(layer.weight)
+            nn.init.constant_(layer.bias, 0.5)
 
     def nats(
-        self, hidden: Float[Tensor, "m d"], codes: Int[Tensor, " m"], may_end: Tensor, hints: Tensor | None = None
+        self,
+        hidden: Float[Tensor, "m d"],
+        codes: Int[Tensor, " m"],
+        may_end: Tensor,
+        hints: Tensor | None = None,
+        told: TipsTold | None = None,
     ) -> Float[Tensor, " m"]:
         """-log p of each code (the end is `vocab_size`), in nats. hints: (m d c)."""
         is_end = codes == self.vocab_size
         codes = torch.where(is_end, 0, codes)
         digits = self.digits[codes]
-        first = self._first(hidden, may_end, hints)
+        first = self._first(hidden, may_end, hints, told)
         nats = -first.gather(-1, torch.where(is_end, first.shape[-1] - 1, digits[:, 0])[:, None])[:, 0]
         for place in range(1, self.places):
-            scores = self._scores(place, hidden, digits, self._of("begins", place)[codes], hints)
+            added = self._added(place, digits, told)
+            scores = self._scores(place, hidden, digits, self._of("begins", place)[codes], hints, added)
             nats = nats + F.cross_entropy(scores, digits[:, place], reduction="none").masked_fill(is_end, 0.0)
         return nats
 
     def logits(
-        self, hidden: Float[Tensor, "b d"], may_end: Tensor, hints: Tensor | None = None
+        self,
+        hidden: Float[Tensor, "b d"],
+        may_end: Tensor,
+        hints: Tensor | None = None,
+        told: TipsTold | None = None,
     ) -> Float[Tensor, "b v"]:
         """log p of every code and, last, of the end: (b, vocab_size + 1)."""
-        first = self._first(hidden, may_end, hints)
+        first = self._first(hidden, may_end, hints, told)
+        tables = [] if told is None else [told.table(place, self._size(place)) for place in range(self.places - 1)]
         total = first[:, self.digits[:, 0]]
         for place in range(1, self.places):
             is_open = (self._of("after", place) >= 0).sum(dim=-1) > 1  # leaves a choice
             begins = is_open.nonzero().squeeze(-1)
             number = (is_open.cumsum(dim=0) - 1).clamp(min=0)  # among the open ones
-            digits, told = self.digits[self._of("example", place)[begins]], None if hints is None else hints[:, None]
-            scores = self._scores(place, hidden[:, None], digits, begins, told).log_softmax(dim=-1)
+            said = self.digits[self._of("example", place)[begins]]
+            more = None if hints is None else hints[:, None]
+            added = None if told is None else told.added_after(place, said[:, :place], tables)
+            scores = self._scores(place, hidden[:, None], said, begins, more, added).log_softmax(dim=-1)
             own = self._of("begins", place)
             total = total + torch.where(is_open[own], scores[:, number[own], self.digits[:, place]], 0.0)
         return torch.cat((total, first[:, -1:]), dim=-1)
 
     def sample(
-        self, hidden: Float[Tensor, "b d"], uniform: Float[Tensor, "b 2"], may_end: Tensor, hints: Tensor | None = None
+        self,
+        hidden: Float[Tensor, "b d"],
+        uniform: Float[Tensor, "b 2"],
+        may_end: Tensor,
+        hints: Tensor | None = None,
+        told: TipsTold | None = None,
     ) -> Int[Tensor, " b"]:
         """One code a row from the distribution as it is; what a draw leaves of its number makes the draw after next.
 
         Each draw makes the rounding of its number larger by the share that it leaves: so two numbers take turns.
         """
-        digit, rest = draw_and_rest(self._first(hidden, may_end, hints), uniform[:, 0])
+        digit, rest = draw_and_rest(self._first(hidden, may_end, hints, told), uniform[:, 0])
         rests = [rest, uniform[:, 1]]
         is_end = digit == self._of("after", 0).shape[1]
         digits = torch.zeros(len(hidden), self.places, dtype=torch.long, device=hidden.device)
         digits[:, 0] = torch.where(is_end, 0, digit)
         begun = self._of("after", 0)[0, digits[:, 0]]
         for place in range(1, self.places):
-            scores = self._scores(place, hidden, digits, begun, hints)
+            scores = self._scores(place, hidden, digits, begun, hints, self._added(place, digits, told))
             digits[:, place], rests[place % 2] = draw_and_rest(scores.log_softmax(dim=-1), rests[place % 2])
             begun = self._of("after", place)[begun, digits[:, place]]
         return torch.where(is_end, self.vocab_size, begun)
 
-    def _first(self, hidden: Tensor, may_end: Tensor, hints: Tensor | None) -> Float[Tensor, "b c"]:
+    def _first(
+        self, hidden: Tensor, may_end: Tensor, hints: Tensor | None, told: TipsTold | None
+    ) -> Float[Tensor, "b c"]:
         scores = wide(self.first(hidden))
-        ends = torch.where(may_end, scores[..., -1], -torch.inf)
+        end = scores[..., -1] if told is None else scores[..., -1] + told.end.to(scores.dtype)
+        ends = torch.where(may_end, end, -torch.inf)
         codes = self._with_hints(0, scores[..., :-1], hidden, hints)
+        codes = self._with_added(0, codes, hidden, self._added(0, self.digits[:0], told))
         return torch.cat((codes, ends[..., None]), dim=-1).log_softmax(dim=-1)
 
     def _scores(
-        self, place: int, hidden: Tensor, digits: Tensor, begun: Tensor, hints: Tensor | None
+        self,
+        place: int,
+        hidden: Tensor,
+        digits: Tensor,
+        begun: Tensor,
+        hints: Tensor | None,
+        added: Tensor | None,
     ) -> Float[Tensor, "*n c"]:
         """Of the digit at `place` behind the others; -inf for those that no code has there.
 
@@ -132,6 +166,7 @@ class SpellingHead(nn.Module):
         said = sum(self.said[before](digits[..., before]) for before in range(place))
         vectors = F.silu(self.mix[place - 1](hidden) + said)
         scores = self._with_hints(place, wide(self.out[place - 1](vectors)), vectors, hints)
+        scores = self._with_added(place, scores, vectors, added)
         return scores.masked_fill(self._of("after", place)[begun] < 0, -torch.inf)
 
     def _with_hints(self, place: int, scores: Tensor, vectors: Tensor, hints: Tensor | None) -> Tensor:
@@ -140,6 +175,20 @@ class SpellingHead(nn.Module):
         told = hints[..., place, :]
         added = torch.where(told >= 0, wide(self.to_hints[place](vectors)), 0.0)
         return scores.scatter_add(-1, told.clamp(min=0).expand(added.shape), added.to(scores.dtype))
+
+    def _added(self, place: int, digits: Tensor, told: TipsTold | None) -> Float[Tensor, "m c"] | None:
+        """What a cloud adds to the scores of the digit at `place`, behind the others."""
+        return None if told is None else told.added(place, self._size(place), digits[:, :place])
+
+    def _with_added(self, place: int, scores: Tensor, vectors: Tensor, added: Tensor | None) -> Tensor:
+        """As much of it as is wanted; where faces follow is not asked for twice."""
+        if added is None or self.heed is None:
+            return scores
+        share = wide(self.heed[place](vectors)) if place < len(self.heed) else 1.0
+        return scores + share * added.to(scores.dtype)
+
+    def _size(self, place: int) -> int:
+        return self._of("after", place).shape[1]
 
     def _of(self, name: str, place: int) -> Tensor:
         return getattr(self, f"{name}{place}")
@@ -151,17 +200,19 @@ class HintedHead:
 
     head: SpellingHead
     hints: Tensor | None  # (b d c)
+    told: TipsTold | None = None
 
     def select(self, rows: Int[Tensor, " r"]) -> "HintedHead":
-        return HintedHead(self.head, None if self.hints is None else self.hints[rows])
+        hints = None if self.hints is None else self.hints[rows]
+        return HintedHead(self.head, hints, self.told and self.told.select(rows))
 
     def logits(self, hidden: Float[Tensor, "b d"], may_end: Bool[Tensor, " b"]) -> Float[Tensor, "b v"]:
         """log p of every code and, last, of the end."""
-        return self.head.logits(hidden, may_end, self.hints)
+        return self.head.logits(hidden, may_end, self.hints, self.told)
 
     def sample(self, hidden: Float[Tensor, "b d"], uniform: Tensor, may_end: Tensor) -> Int[Tensor, " b"]:
         """One code a row; `uniform` (b 2) in [0, 1)."""
-        return self.head.sample(hidden, uniform, may_end, self.hints)
+        return self.head.sample(hidden, uniform, may_end, self.hints, self.told)
 
 
 def draw_and_rest(

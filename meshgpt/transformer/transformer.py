@@ -42,6 +42,12 @@ class _TokenReader(Held):
     def hints(self, places: Tensor) -> Tensor:
         return self.value.hints(places)
 
+    def spelt(self, vertices: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+        return self.value.spelt(vertices, places)
+
+    def faces_written(self, codes: Tensor) -> Tensor:
+        return self.value.faces_written(codes)
+
 
 class MeshTransformer(ConditionedWriter, Pretrained):
     """Writes the codes of a tokenizer face by face.
@@ -313,11 +319,11 @@ def face_form(tokenizer: Any, config: MeshTransformerConfig) -> FaceForm:
     tokens, corners, kind = tokenizer.tokens_per_face, tokenizer.corners, type(tokenizer).__name__
     if tokens is None:
         for field in FACE_FIELDS:
-            if getattr(config, field):
+            if getattr(config, field) and not (field == "cloud_vertices" and tokenizer.says_tips):
                 raise ConfigError(f"{field} tells of single faces, and those of a {kind} share codes: leave it out")
         step = config.codes_per_step or tokenizer.codes_per_step or 1
         told = (tokenizer.num_places, tokenizer.num_discrete_coors, tokenizer.digits, tokenizer.num_hints)
-        return FaceForm(tokenizer.vocab_size, 1, step, corners, False, *told)
+        return FaceForm(tokenizer.vocab_size, 1, step, corners, False, *told, says_tips=tokenizer.says_tips)
     if config.codes_per_step not in (0, tokens):
         raise ConfigError(f"codes_per_step = {config.codes_per_step}, but a face of a {kind} is {tokens}: leave it out")
     whole = tokens % corners == 0
