@@ -8,7 +8,6 @@ likeliest tips it is looked up as well how the surface goes on around their side
 
 import dataclasses
 import math
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +20,7 @@ from meshgpt.mesh.grammar import Surroundings
 from meshgpt.nn.geometry import point_triangle_distances
 from meshgpt.nn.precision import dtype_of
 from meshgpt.transformer.cloud_sketch import TRAITS, Sketch
+from meshgpt.transformer.forms import TokenReader
 
 CONSIDERED = 24  # places a token
 LOOKED_AROUND = 4  # tips, of the likeliest, whose sides are looked at
@@ -171,14 +171,6 @@ def _as_scores(found: Tensor, whole: Tensor) -> Tensor:
     return (shares + FLOOR).log() - math.log(FLOOR)
 
 
-class TipSpeller(Protocol):
-    """What is asked of a tokenizer that says tips; see `MeshTokenizer.spelt`."""
-
-    def spelt(
-        self, vertices: Int[Tensor, "*n c 3"], places: Int[Tensor, "*n m 3"]
-    ) -> tuple[Int[Tensor, "*n c 3"], Int[Tensor, "*n c 3"]]: ...
-
-
 class CloudTips(nn.Module):
     """Finds `TipsTold` for hidden states of width `dim`; `bins` an axis."""
 
@@ -201,7 +193,7 @@ class CloudTips(nn.Module):
         rows: Int[Tensor, " m"],
         around: Surroundings,
         trace: CloudTrace,
-        tokenizer: "TipSpeller",
+        tokenizer: TokenReader,
     ) -> TipsTold:
         """Of m tokens, each of a row of the cloud; `around` is what surrounds them."""
         with torch.no_grad():
@@ -219,7 +211,7 @@ class CloudTips(nn.Module):
         told = (self.to_end(hidden) * _uncovered(trace, rows, around.faces).to(dtype)).sum(dim=-1)
         return TipsTold(weights, shares[:, 0], seen.digits, spread.float(), sides, told * has_points)
 
-    def _seen(self, rows: Tensor, around: Surroundings, trace: CloudTrace, tokenizer: "TipSpeller") -> "_Seen":
+    def _seen(self, rows: Tensor, around: Surroundings, trace: CloudTrace, tokenizer: TokenReader) -> "_Seen":
         gate = _Gate.of(around, self.bins)
         vertices, which, there = _considered(gate, rows, around.faces, trace)
         ends = around.places[:, 3:-1]
@@ -228,9 +220,16 @@ class CloudTips(nn.Module):
         same = torch.cdist(vertices, at_end, p=torch.inf).masked_fill(~there[:, None, CONSIDERED:], torch.inf)
         there[:, :CONSIDERED] &= (same > 1 / self.bins).all(dim=-1)
         tips = torch.cat((vertices, at_end), dim=1)
-        open_share = (trace.since.flatten()[
-            trace.sketch.beside[rows[:, None], which] + rows[:, None, None] * trace.since.shape[1]
-        ] >= around.faces[:, None, None]).float().mean(dim=-1)
+        open_share = (
+            (
+                trace.since.flatten()[
+                    trace.sketch.beside[rows[:, None], which] + rows[:, None, None] * trace.since.shape[1]
+                ]
+                >= around.faces[:, None, None]
+            )
+            .float()
+            .mean(dim=-1)
+        )
         traits, said = trace.sketch.traits[rows[:, None], which], trace.said[rows[:, None], which]
         more = ends.shape[1]
         own = torch.stack(
@@ -249,7 +248,7 @@ class CloudTips(nn.Module):
         return _Seen(tips, features, digits, sayable)
 
     def _spelt(
-        self, vertices: Tensor, around: Surroundings, tokenizer: "TipSpeller", there: Tensor
+        self, vertices: Tensor, around: Surroundings, tokenizer: TokenReader, there: Tensor
     ) -> tuple[Int[Tensor, "m e 3 s"], Bool[Tensor, "m e"]]:
         """The digits by which each tip is said, in each way, and whether it can be."""
         bins = ((vertices + 1) / 2 * self.bins).floor().long().clamp(0, self.bins - 1)
@@ -376,9 +375,7 @@ def _lies(trace: CloudTrace, rows: Tensor, faces: Tensor, gate: _Gate, tips: Ten
     a, b = gate.ends(tips)
     looked = torch.cat(((a + b + tips) / 3, (a + tips) / 2, (b + tips) / 2), dim=1)
     near = trace.sketch.look(looked, rows, trace.since, faces)
-    on, about, is_open = (
-        torch.stack(part.chunk(3, dim=1), dim=-1) for part in (near.on, near.about, near.uncovered)
-    )
+    on, about, is_open = (torch.stack(part.chunk(3, dim=1), dim=-1) for part in (near.on, near.about, near.uncovered))
     across = torch.linalg.cross(b - a, tips - a)
     area = across.norm(dim=-1)
     facing = (across * near.normal.chunk(3, dim=1)[0]).sum(dim=-1) / area.clamp(min=1e-6)

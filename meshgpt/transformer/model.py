@@ -277,7 +277,11 @@ class FaceWriter(nn.Module):
         return CloudTrace.begin(context.sketch).cover(written, faces.new_zeros(len(faces)), self.form.bins)
 
     def tips_told(
-        self, hidden: Float[Tensor, "m d"], rows: Int[Tensor, " m"], around: Surroundings | None, trace: CloudTrace | None
+        self,
+        hidden: Float[Tensor, "m d"],
+        rows: Int[Tensor, " m"],
+        around: Surroundings | None,
+        trace: CloudTrace | None,
     ) -> TipsTold | None:
         """What the cloud says of codes of some rows, with what surrounds each."""
         if trace is None or around is None or self.cloud_tips is None:
