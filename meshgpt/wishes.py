@@ -51,12 +51,12 @@ class Target:
             return self.frame.restore_mesh(self.shape)
         return PointCloud(self.frame.restore(self.shape.points), self.shape.normals)
 
-    def seen(self, count: int) -> Tensor:
+    def seen(self, count: int, beside_edges: float = 0.0) -> Tensor:
         """(p, 6): the at most `count` points that a model sees of it, the same ones each time."""
         rng = np.random.default_rng(0)
         if isinstance(self.shape, PointCloud):
             return self.shape.subsampled(count, rng).tensor()
-        return PointCloud.from_mesh(self.shape, count, rng).tensor()
+        return PointCloud.from_mesh(self.shape, count, rng, beside_edges).tensor()
 
     def compare(self, mesh: Mesh) -> SurfaceReport | None:
         """How far a normalised mesh is from the shape; None for one without area."""
@@ -143,11 +143,13 @@ class Wishes:
             targets = [known[id(shape)] for shape in shapes]
         return cls(count, each.get("text"), each.get("category"), each.get("faces"), targets)
 
-    def conditions(self, build: Callable[..., Any], num_points: int) -> Any:
+    def conditions(self, build: Callable[..., Any], num_points: int, beside_edges: float = 0.0) -> Any:
         """The `Conditions` of all meshes, made by a transformer's `conditions_of`."""
         asked: dict[str, Any] = {"texts": self.texts, "categories": self.categories, "num_faces": self.faces}
         if self.targets is not None:
-            asked["points"] = [None if target is None else target.seen(num_points) for target in self.targets]
+            asked["points"] = [
+                None if target is None else target.seen(num_points, beside_edges) for target in self.targets
+            ]
         return build(self.count, **{name: value for name, value in asked.items() if value is not None})
 
     @property

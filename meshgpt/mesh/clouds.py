@@ -19,9 +19,10 @@ from meshgpt.mesh._write import replace_file
 from meshgpt.mesh.files import UP_TURNS
 from meshgpt.mesh.frame import Frame
 from meshgpt.mesh.mesh import Mesh
-from meshgpt.mesh.sampling import sample_surface
+from meshgpt.mesh.sampling import sample_beside_edges, sample_surface
 
 NEIGHBOURS = 16
+CREASE = np.pi / 12  # faces that meet at more are told apart where points are taken beside edges
 ROWS = 1 << 16  # points whose neighbourhoods are looked at in one go
 
 
@@ -58,9 +59,19 @@ class PointCloud:
         return len(self.points)
 
     @classmethod
-    def from_mesh(cls, mesh: Mesh, count: int, rng: np.random.Generator | int) -> "PointCloud":
-        """`count` points spread evenly over a mesh, with normals (see `sample_surface`)."""
-        return cls(*sample_surface(mesh, count, rng))
+    def from_mesh(
+        cls, mesh: Mesh, count: int, rng: np.random.Generator | int, beside_edges: float = 0.0
+    ) -> "PointCloud":
+        """`count` points spread evenly over a mesh, with normals (see `sample_surface`).
+
+        beside_edges: the share of them that lie close to sharp edges instead, if it has any (`sample_beside_edges`).
+        """
+        rng = np.random.default_rng(rng)
+        if not beside_edges:
+            return cls(*sample_surface(mesh, count, rng))
+        few = sample_beside_edges(mesh, round(count * beside_edges), rng, CREASE)
+        many = sample_surface(mesh, count - len(few[0]), rng)
+        return cls(*(np.concatenate(parts) for parts in zip(many, few, strict=True)))
 
     @property
     def bounds(self) -> np.ndarray:
@@ -200,7 +211,8 @@ def write_points(cloud: PointCloud, path) -> Path:
 class CloudAugmentation(Config):
     """What may go wrong with a cloud; calling it with a cloud and a `np.random.Generator` does it.
 
-    points: fewest and most points that are kept, a number drawn evenly between them. noise: lowest and highest standard
+    points: fewest and most points that are kept, a number drawn evenly between them. beside_edges: the lowest and the
+    highest share of those taken from a mesh that lie close to its sharp edges; half of all clouds have none. noise: lowest and highest standard
     deviation, in normalised coordinates, of what is added to every coordinate; one is drawn for the cloud. missing: the
     share of clouds that lose a part, cut off by a plane or a ball at random, `missing_most` of their points at most.
     turns: how many equal turns about y make a full circle, one of which is drawn: 1 turns nothing, 0 means any angle.
@@ -213,15 +225,23 @@ class CloudAugmentation(Config):
     missing_most: float = 0.4
     turns: int = 1
     drop_normals: float = 0.1
+    beside_edges: tuple[float, float] = (0.0, 0.0)
 
     def validate(self) -> None:
         self.require(len(self.points) == 2 and 1 <= self.points[0] <= self.points[1], "points", "be (low, high) from 1")
         noise_fits = len(self.noise) == 2 and 0 <= self.noise[0] <= self.noise[1] <= 0.5
         self.require(noise_fits, "noise", "be (low, high) in [0, 0.5]")
+        shares_fit = len(self.beside_edges) == 2 and 0 <= self.beside_edges[0] <= self.beside_edges[1] <= 1
+        self.require(shares_fit, "beside_edges", "be (low, high) in [0, 1]")
         self.require(0 <= self.missing <= 1, "missing", "lie in [0, 1]")
         self.require(0 <= self.missing_most < 1, "missing_most", "lie in [0, 1)")
         self.require(self.turns >= 0, "turns", "be 0 (any angle), 1 (none) or more")
         self.require(0 <= self.drop_normals <= 1, "drop_normals", "lie in [0, 1]")
+
+    def share_beside_edges(self, generator: np.random.Generator) -> float:
+        """Of the points of the next cloud; no number is drawn where there is no choice."""
+        low, high = self.beside_edges
+        return 0.0 if not high or generator.random() < 0.5 else float(generator.uniform(low, high))
 
     @no_type_check
     def __call__(self, cloud: PointCloud, generator: np.random.Generator) -> PointCloud:

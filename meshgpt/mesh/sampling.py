@@ -13,6 +13,8 @@ from meshgpt.mesh.mesh import Mesh
 Points = Float[np.ndarray, "n 3"]
 SHARP = math.radians(30)
 SPREADS = (0.005, 0.05)
+BESIDE = 0.04  # of the way from an edge to the middle of a face
+SHORT = 0.3  # of the mean length, which every edge is given besides its own
 
 
 @no_type_check
@@ -76,8 +78,41 @@ def sample_sharp_edges(
 
 
 @no_type_check
+def sample_beside_edges(
+    mesh: Mesh, count: int, rng: np.random.Generator | int, angle: float = SHARP
+) -> tuple[Float[np.ndarray, "n 3"], Float[np.ndarray, "n 3"]]:
+    """`count` points on the faces beside the sharp edges of a mesh, close to them, and the unit normals of those faces;
+    no points (0, 3) where no edge is sharp.
+
+    Where faces meet can be read off such points, which one with a mean normal does not tell: that is what they are for.
+    Which edges are sharp, and errors, are as in `sample_sharp_edges`.
+    """
+    if count < 0:
+        raise MeshError(f"cannot take {count} points, the count must be 0 or more")
+    mesh, sides, _, owner, sharp, _ = _edges(mesh, angle)
+    sides, faces = sides[sharp[owner]], np.flatnonzero(sharp[owner]) // 3
+    if not len(sides):
+        return np.zeros((0, 3)), np.zeros((0, 3))
+    rng, (starts, ends) = np.random.default_rng(rng), mesh.vertices[sides].transpose(1, 0, 2)
+    length = np.linalg.norm(ends - starts, axis=1)
+    bounds = np.cumsum(length + SHORT * length.mean())
+    chosen = np.searchsorted(bounds, rng.random(count) * bounds[-1], side="right").clip(max=len(bounds) - 1)
+    along, inward = rng.random((count, 1)), BESIDE * rng.random((count, 1))
+    points = (1 - along) * starts[chosen] + along * ends[chosen]
+    middles = mesh.vertices[mesh.faces].mean(axis=1)[faces[chosen]]
+    return (1 - inward) * points + inward * middles, mesh.face_normals[faces[chosen]]
+
+
+@no_type_check
 def sharp_edges(mesh: Mesh, angle: float = SHARP) -> tuple[Points, Points, Points]:
     """Starts, ends and mean normals (n, 3) of the edges that `sample_sharp_edges` takes points of."""
+    mesh, _, edges, _, sharp, mean = _edges(mesh, angle)
+    return mesh.vertices[edges[sharp, 0]], mesh.vertices[edges[sharp, 1]], mean[sharp]
+
+
+@no_type_check
+def _edges(mesh: Mesh, angle: float) -> tuple[Mesh, *tuple[np.ndarray, ...]]:
+    """The mesh cleaned, its sides (3 nf, 2), edges (n, 2), the edge of each side, which are sharp, and mean normals."""
     mesh = mesh.cleaned().triangulated()
     _with_area(mesh)
     mesh = Mesh(mesh.vertices, mesh.faces[mesh.face_areas > 0])
@@ -94,8 +129,7 @@ def sharp_edges(mesh: Mesh, angle: float = SHARP) -> tuple[Points, Points, Point
     mean = normals[first] + np.where(two[:, None], other_normals, 0.0)
     length = np.linalg.norm(mean, axis=1, keepdims=True)
     mean = np.where(length > 1e-6, mean / np.maximum(length, 1e-6), normals[first])  # a sheet that is folded back
-    sharp = ~two | bent
-    return mesh.vertices[edges[sharp, 0]], mesh.vertices[edges[sharp, 1]], mean[sharp]
+    return mesh, sides, edges, owner, ~two | bent, mean
 
 
 @no_type_check

@@ -371,7 +371,8 @@ class Surfaces:
 
     def __call__(self, place: Place) -> dict[str, Tensor]:
         try:
-            cloud = PointCloud.from_mesh(self.mesh(place.entry), self.num_points, place.rng)
+            share = 0.0 if self.augment is None else self.augment.share_beside_edges(place.rng)
+            cloud = PointCloud.from_mesh(self.mesh(place.entry), self.num_points, place.rng, share)
         except MeshError:  # no area: there is no surface to point at
             return {"points": torch.zeros(1, 1, 6), "point_mask": torch.zeros(1, 1, dtype=torch.bool)}
         points = (cloud if self.augment is None else self.augment(cloud, place.rng)).tensor()

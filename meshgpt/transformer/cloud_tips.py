@@ -8,6 +8,7 @@ likeliest tips it is looked up as well how the surface goes on around their side
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +23,8 @@ from meshgpt.nn.precision import dtype_of
 from meshgpt.transformer.cloud_sketch import TRAITS, Sketch
 from meshgpt.transformer.forms import TokenReader
 
-CONSIDERED = 24  # places a token
+CONSIDERED = 32  # places a token
+SURELY = 3  # the trait that tells how much like a corner a place is, and how surely
 LOOKED_AROUND = 4  # tips, of the likeliest, whose sides are looked at
 ANGLES = tuple(math.radians(degrees) for degrees in range(60, 301, 30))  # around a side, from the face itself
 COVERED = 0.03  # a point this near to a face belongs to it, if their normals agree
@@ -117,8 +119,8 @@ class TipsTold:
         }
         return TipsTold(**parts)
 
-    def added(self, place: int, size: int, said: Int[Tensor, "m l"]) -> Float[Tensor, "m c"]:
-        """To scores of each of `size` digits at `place`, behind those said: of a coordinate, or of faces that follow."""
+    def added(self, place: int, size: int, said: Int[Tensor, "n l"]) -> Float[Tensor, "m c"]:
+        """To the score of each of `size` digits at `place`, behind those said: coordinates, then faces that follow."""
         if place == 0:
             return self._scores(0, size, self.weights, self.nothing)
         weights, nothing = self._after(said)
@@ -213,7 +215,12 @@ class CloudTips(nn.Module):
 
     def _seen(self, rows: Tensor, around: Surroundings, trace: CloudTrace, tokenizer: TokenReader) -> "_Seen":
         gate = _Gate.of(around, self.bins)
-        vertices, which, there = _considered(gate, rows, around.faces, trace)
+
+        def in_block(places: Tensor) -> Bool[Tensor, "m k"]:
+            far = tokenizer.spelt(self._bins(places), around.places)[1]
+            return (far >= 0).all(dim=-1) & (around.places[:, -1:] >= 0).all(dim=-1)
+
+        vertices, which, there = _considered(gate, rows, around.faces, trace, in_block)
         ends = around.places[:, 3:-1]
         there = torch.cat((there, (ends >= 0).all(dim=-1)), dim=1)
         at_end = dequantize(ends.clamp(min=0), self.bins).float()
@@ -251,7 +258,7 @@ class CloudTips(nn.Module):
         self, vertices: Tensor, around: Surroundings, tokenizer: TokenReader, there: Tensor
     ) -> tuple[Int[Tensor, "m e 3 s"], Bool[Tensor, "m e"]]:
         """The digits by which each tip is said, in each way, and whether it can be."""
-        bins = ((vertices + 1) / 2 * self.bins).floor().long().clamp(0, self.bins - 1)
+        bins = self._bins(vertices)
         spelt = [tokenizer.spelt(bins + step, around.places) for step in (-1, 0, 1)]
         near, far = (torch.stack(ways, dim=-1) for ways in zip(*spelt, strict=True))
         may_be_near = (near >= 0).any(dim=-1).all(dim=-1)
@@ -264,6 +271,9 @@ class CloudTips(nn.Module):
         near_there, end_there = there[:, :CONSIDERED], there[:, CONSIDERED:] & ~waits
         sayable = torch.cat((near_there & may_be_near, near_there & may_be_far, end_there), dim=1)
         return torch.cat((near, far, at_end), dim=1), sayable
+
+    def _bins(self, places: Tensor) -> Tensor:
+        return ((places + 1) / 2 * self.bins).floor().long().clamp(0, self.bins - 1)
 
     def _sides(
         self, hidden: Tensor, weights: Tensor, rows: Tensor, around: Surroundings, trace: CloudTrace, seen: "_Seen"
@@ -346,20 +356,22 @@ class _Gate:
 
 
 def _considered(
-    gate: _Gate, rows: Tensor, faces: Tensor, trace: CloudTrace
+    gate: _Gate, rows: Tensor, faces: Tensor, trace: CloudTrace, in_block: Callable[[Tensor], Tensor]
 ) -> tuple[Float[Tensor, "m n 3"], Int[Tensor, "m n"], Bool[Tensor, "m n"]]:
     """The nearest of the places beside which something is open, their numbers, and whether there are so many.
 
-    Where a patch begins, the lowest ones.
+    The more a place looks like a corner the nearer it counts, and so does one near the guess. Where a patch begins, the
+    lowest ones. Where a block waits, those in it come first.
     """
     sketch = trace.sketch
     last = trace.since.gather(1, sketch.beside.flatten(1)).reshape(sketch.beside.shape).amax(dim=2)
     is_said = trace.said[rows] < faces[:, None]
     places = torch.where(is_said[..., None], trace.places[rows], sketch.places[rows])
-    away = (places - gate.middle[:, None]).norm(dim=-1)
+    away = (places - gate.middle[:, None]).norm(dim=-1) / (0.25 + sketch.traits[rows, :, SURELY])
+    away = away.minimum(8 * (places - gate.guess[:, None]).norm(dim=-1))
     height = 10 + places[..., 0] + 0.01 * places[..., 1] + 0.0001 * places[..., 2]
     rank = torch.where(gate.has_a[:, None], away, height)
-    rank = rank + 100.0 * (last[rows] < faces[:, None])
+    rank = rank + 100.0 * (last[rows] < faces[:, None]) - 1000.0 * in_block(places)
     for end, known in ((gate.a, gate.has_a), (gate.b, gate.has_b)):
         taken = (places - end[:, None]).abs().amax(dim=-1) < 1e-4
         rank = rank.masked_fill(taken & known[:, None], torch.inf)

@@ -272,9 +272,8 @@ def write(model: FaceWriter, request: Request) -> GenerationResult:
 
 
 def _twice(around: Surroundings | None) -> Surroundings | None:
-    return (
-        None if around is None else around.select(torch.arange(len(around.faces), device=around.faces.device).repeat(2))
-    )
+    rows = None if around is None else torch.arange(len(around.faces), device=around.faces.device).repeat(2)
+    return None if around is None else around.select(rows)
 
 
 def _reader(model: FaceWriter, faces: Int[Tensor, "b nf t"], request: Request) -> Reader:
