@@ -38,6 +38,7 @@ TOKENIZERS = {  # and the file of each, loaded where it is used: what the learne
 }
 CANDIDATE_STRIDE = 1_000_003  # between the seeds of one mesh's candidates
 BUDGET_TOLERANCE = 0.2  # a mesh has about as many faces as asked for when it misses by no more
+SHOWN = ("num_points", "beside_edges")  # of a shape to follow
 SMALLEST_AREA = 1e-9  # a face with less has its corners on one line; on 1,024 bins the least area else is 1.9e-6
 STREAMED = Callable[[int, int, Tensor], None]
 
@@ -56,10 +57,12 @@ class MeshPipelineConfig(Config):
     candidates: int = 1  # so many are written of each mesh, and the best is kept; see `MeshPipeline.generate`
     cond_scale: float = 1.0  # guidance where something is asked for; see `Guidance`
     num_points: int = 1024  # of a cloud or mesh to follow, so many points are shown to the model
+    beside_edges: float = 0.0  # of a mesh to follow, the share of them that lie close to its sharp edges
 
     def validate(self) -> None:
         self.require(self.candidates >= 1, "candidates", "be at least 1")
         self.require(self.num_points >= 1, "num_points", "be at least 1")
+        self.require(0 <= self.beside_edges <= 1, "beside_edges", "lie in [0, 1]")
         self.require(self.cond_scale >= 0, "cond_scale", "not be negative")
 
 
@@ -137,10 +140,10 @@ class MeshPipeline:
         negative_text = options.pop("negative_text", None)
         if negative_text is not None and wishes.texts is None:
             raise GenerationError("negative_text without text: there is nothing that it could change")
-        options, candidates, num_points = self.options_for(wishes, options)
+        options, candidates, shown = self.options_for(wishes, options)
         seeds = self._seeds(seed, wishes.count)
         codes = prompt if prompt is None or isinstance(prompt, Tensor) else self.prompt_codes(prompt)
-        conditions = wishes.conditions(self.transformer.conditions_of, num_points)
+        conditions = wishes.conditions(self.transformer.conditions_of, **shown)
         best: list[GeneratedMesh] = []
         with tqdm(total=wishes.count * candidates, disable=not progress, unit=" meshes") as bar:
             for start in range(0, wishes.count, batch_size):
@@ -215,21 +218,23 @@ class MeshPipeline:
             return codes[:, : int((faces < count).sum())]
         return self.prompt_codes(Mesh(*drop_unused_vertices(grid.vertices, grid.faces[:count])))
 
-    def options_for(self, wishes: Wishes, options: dict[str, Any]) -> tuple[dict[str, Any], int, int]:
-        """Keywords of the transformer, the number of candidates, and of points shown of a shape."""
+    def options_for(self, wishes: Wishes, options: dict[str, Any]) -> tuple[dict[str, Any], int, dict[str, Any]]:
+        """Keywords of the transformer, the number of candidates, and which points are shown of a shape."""
         scales = [options.get(name) for name in ("cond_scale", "cond_scale_end")]
         if not wishes.are_any and any(scale not in (None, 1) for scale in scales):
             raise GenerationError("cond_scale without anything asked for: give text, category, faces, points or mesh")
         options = {**self.config.to_dict(), **options}
-        candidates, num_points = options.pop("candidates"), options.pop("num_points")
-        for name, value in (("candidates", candidates), ("num_points", num_points)):
+        candidates, shown = options.pop("candidates"), {name: options.pop(name) for name in SHOWN}
+        for name, value in (("candidates", candidates), ("num_points", shown["num_points"])):
             if value < 1:
                 raise GenerationError(f"{name} must be at least 1, got {value}")
+        if not 0 <= shown["beside_edges"] <= 1:
+            raise GenerationError(f"beside_edges must lie in [0, 1], got {shown['beside_edges']}")
         if options["follow_grammar"] is None:
             options["follow_grammar"] = self.tokenizer.grammar is not None
         if not wishes.are_any:
             options["cond_scale"] = 1.0
-        return options, candidates, num_points
+        return options, candidates, shown
 
     def _better(
         self,

@@ -67,8 +67,8 @@ def steer(pipe, shape, faces=None, seed=None, config=None, *, progress=False, **
         raise ConditionError("a search needs a model that follows points: this one was trained without them")
     target = Target.of(shape)
     wishes = Wishes.of(1, pipe.transformer.config.kinds, points=target, faces=faces, **_asked(options))
-    options, _, num_points = pipe.options_for(wishes, options)
-    conditions = wishes.conditions(pipe.transformer.conditions_of, num_points)
+    options, _, shown = pipe.options_for(wishes, options)
+    conditions = wishes.conditions(pipe.transformer.conditions_of, **shown)
     seed = secrets.randbelow(2**31) if seed is None else int(seed)
     return _Search(pipe, target, conditions, seed, config, options).run(progress)
 

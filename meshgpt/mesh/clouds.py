@@ -212,9 +212,10 @@ class CloudAugmentation(Config):
     """What may go wrong with a cloud; calling it with a cloud and a `np.random.Generator` does it.
 
     points: fewest and most points that are kept, a number drawn evenly between them. beside_edges: the lowest and the
-    highest share of those taken from a mesh that lie close to its sharp edges; half of all clouds have none. noise: lowest and highest standard
-    deviation, in normalised coordinates, of what is added to every coordinate; one is drawn for the cloud. missing: the
-    share of clouds that lose a part, cut off by a plane or a ball at random, `missing_most` of their points at most.
+    highest share of those taken from a mesh that lie close to its sharp edges; half of all clouds have none. noise:
+    lowest and highest standard deviation, in normalised coordinates, of what is added to every coordinate; one is drawn
+    for the cloud. missing: the share of clouds that lose a part, cut off by a plane or a ball at random,
+    `missing_most` of their points at most.
     turns: how many equal turns about y make a full circle, one of which is drawn: 1 turns nothing, 0 means any angle.
     drop_normals: the share of clouds that lose all their normals.
     """

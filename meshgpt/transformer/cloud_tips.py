@@ -126,9 +126,7 @@ class TipsTold:
         weights, nothing = self._after(said)
         return self._scores(place, size, weights, nothing) if place < 3 else _sides(weights, nothing, self.sides)
 
-    def added_after(
-        self, place: int, said: Int[Tensor, "q l"], tables: list[Float[Tensor, "m e c"]]
-    ) -> Float[Tensor, "m q c"]:
+    def added_after(self, place: int, said: Int[Tensor, "q l"], tables: list[Tensor]) -> Float[Tensor, "m q c"]:
         """The same behind each of q beginnings; `tables` are those of all coordinates."""
         weights = repeat(self.weights, "m e -> m q e", q=len(said))
         for before in range(place):
@@ -161,7 +159,7 @@ class TipsTold:
         return shares.new_zeros(*number.shape[:2], size + 1).scatter_add(2, number, shares)[..., 1:]
 
 
-def _sides(weights: Float[Tensor, "*n e"], nothing: Float[Tensor, "*n"], sides: Tensor) -> Float[Tensor, "*n 4"]:
+def _sides(weights: Float[Tensor, "*n e"], nothing: Tensor, sides: Tensor) -> Float[Tensor, "*n 4"]:
     """What is added for each of the four answers to where faces follow."""
     shares = weights / (weights.sum(dim=-1) + nothing)[..., None].clamp(min=1e-20)
     right, left = torch.einsum("...e,...et->...t", shares, sides.expand(*shares.shape, 2)).unbind(dim=-1)
