@@ -137,6 +137,12 @@ class TipsTold:
         found = torch.einsum("mqe,mec->mqc", weights, tables[place])
         return _as_scores(found, weights.sum(dim=-1) + nothing)
 
+    def nats(self, said: Int[Tensor, "m 3"]) -> Float[Tensor, " m"]:
+        """How little the tips that were said are expected by the cloud alone; 0 where there is none."""
+        weights, nothing = self._after(said)
+        told = self.weights.detach().sum(dim=-1) > 0
+        return -(weights.sum(dim=-1) + nothing).clamp(min=1e-20).log() * told
+
     def _after(self, said: Int[Tensor, "m l"]) -> tuple[Float[Tensor, "m e"], Float[Tensor, " m"]]:
         """The weights, and that of none, once the first l digits are said."""
         weights, nothing = self.weights, self.nothing

@@ -38,6 +38,9 @@ from meshgpt.transformer.surroundings import SurroundingsEmbedding
 from meshgpt.transformer.window import key_blocks, query_blocks
 
 
+AIM = 0.3  # while it learns, the weight of a loss by which `CloudTips` alone should know what is said
+
+
 class FaceWriter(nn.Module):
     """The weights of a `MeshTransformer` and its arithmetic, for codes that have been checked.
 
@@ -115,7 +118,7 @@ class FaceWriter(nn.Module):
         embedded, around = self.embed(faces), self.surroundings(faces)
         plans = self.plans(faces, embedded, context, around, pieces)
         hidden, group_rows, group_faces = self.hidden(faces, embedded, plans, context, around)
-        all_targets = self._targets(faces, append_eos)
+        all_targets, aimed = self._targets(faces, append_eos), None
         if pieces is not None:
             all_targets = all_targets.masked_fill((all_targets == self.vocab_size) & ~pieces.ends[:, None, None], -1)
         targets = all_targets[group_rows, group_faces]
@@ -130,6 +133,7 @@ class FaceWriter(nn.Module):
             beside = around and around.select(at)
             told = self.tips_told(asked[0], at[0], beside, self.cloud_trace(faces, context))
             nats = self.head.nats(*asked, self.hints(beside), told)
+            aimed = None if told is None else told.nats(self.head.digits_of(targets[predicted])[:, :3]).mean()
         else:
             nearby = self.nearby(self.faces_before(faces, group_rows, group_faces), targets)
             added = None
@@ -145,8 +149,9 @@ class FaceWriter(nn.Module):
         rows = repeat(group_rows, "g -> g t", t=self.tokens_per_face)[predicted]
         row_bits = nats.detach().new_zeros(len(codes)).index_add(0, rows, nats.detach()) / math.log(2)
         num_faces = int((faces[..., -1] >= 0).sum() if around is None else around.faces[:, -1].sum())
+        loss = nats.sum() / max(nats.numel(), 1)
         return TransformerOutput(
-            loss=nats.sum() / max(nats.numel(), 1),
+            loss=loss if aimed is None or not self.training else loss + AIM * aimed,
             bits_per_face=row_bits.sum() / max(num_faces, 1),
             row_bits=row_bits,
             num_faces=num_faces,

@@ -83,8 +83,7 @@ class SpellingHead(nn.Module):
     ) -> Float[Tensor, " m"]:
         """-log p of each code (the end is `vocab_size`), in nats. hints: (m d c)."""
         is_end = codes == self.vocab_size
-        codes = torch.where(is_end, 0, codes)
-        digits = self.digits[codes]
+        digits, codes = self.digits_of(codes), torch.where(is_end, 0, codes)
         first = self._first(hidden, may_end, hints, told)
         nats = -first.gather(-1, torch.where(is_end, first.shape[-1] - 1, digits[:, 0])[:, None])[:, 0]
         for place in range(1, self.places):
@@ -92,6 +91,10 @@ class SpellingHead(nn.Module):
             scores = self._scores(place, hidden, digits, self._of("begins", place)[codes], hints, added)
             nats = nats + F.cross_entropy(scores, digits[:, place], reduction="none").masked_fill(is_end, 0.0)
         return nats
+
+    def digits_of(self, codes: Int[Tensor, " m"]) -> Int[Tensor, "m d"]:
+        """Those of the first code stand for the end."""
+        return self.digits[torch.where(codes == self.vocab_size, 0, codes)]
 
     def logits(
         self,
