@@ -16,7 +16,7 @@ from meshgpt.tokenizers.coordinates import CoordinateTokenizer
 from meshgpt.tokenizers.half_edge import HalfEdgeTokenizer
 from meshgpt.tokenizers.patch import PatchTokenizer
 from meshgpt.transformer.cloud_reader import Cloud
-from meshgpt.transformer.cloud_sketch import Sketch
+from meshgpt.transformer.cloud_sketch import GRID, Sketch
 from meshgpt.transformer.cloud_tips import COVERED, NEVER, CloudTips, CloudTrace
 from meshgpt.transformer.generation import CachedReader, UncachedReader
 from meshgpt.transformer.sentences import Sentences
@@ -124,9 +124,66 @@ def test_other_tokenizers_say_no_tips(tokenizer):
         tokenizer.spelt(torch.zeros((1, 3), dtype=torch.long), torch.zeros((8, 3), dtype=torch.long))
 
 
-def test_half_edges_cannot_be_told_of_a_cloud():
-    with pytest.raises(ConfigError, match="cloud_vertices tells of single faces"):
-        MeshTransformer(HalfEdgeTokenizer(), **SMALL)
+@pytest.mark.parametrize("tokenizer", [CoordinateTokenizer(), HalfEdgeTokenizer()])
+def test_models_of_others_cannot_be_told_of_tips(tokenizer):
+    with pytest.raises(ConfigError, match="cloud_vertices = 40 tells where the next vertex of a patch may be"):
+        MeshTransformer(tokenizer, **SMALL)
+
+
+def test_no_places_can_be_asked_for_without_points_and_no_negative_number_of_them():
+    with pytest.raises(ConfigError, match="cloud_vertices"):
+        MeshTransformer(TOKENIZER, **{**SMALL, "condition_on_points": False})
+    with pytest.raises(ConfigError, match="cloud_vertices"):
+        MeshTransformer(TOKENIZER, **{**SMALL, "cloud_vertices": -1})
+
+
+# what is found in a cloud
+
+
+def test_corners_of_a_cube_are_found_in_a_cloud_of_it():
+    sketch = sketch_of(CUBE)
+    corners = torch.as_tensor(CUBE.vertices).float()
+    apart = torch.cdist(corners, sketch.places[0][sketch.there[0]])
+    assert (apart.amin(dim=1) < 1 / 64).sum() >= 7  # within the width of a bin; a corner may have no points nearby
+    best = apart.argmin(dim=1)
+    assert sketch.traits[0, best, 0].mean() > 2 * sketch.traits[0, :, 0].mean()  # they look like corners
+
+
+def test_points_beside_edges_show_the_corners_of_small_parts():
+    """A thin leg of little area has few points of an even cloud, and its corners are missed."""
+    table = Mesh(np.concatenate((CUBE.vertices * [1, 0.1, 1], CUBE.vertices * 0.05 - [0, 0.4, 0])),
+                 np.concatenate((CUBE.faces, CUBE.faces + 8)))  # fmt: skip
+    leg, found = torch.as_tensor(table.vertices[8:, [1, 2, 0]]).float(), []
+    for share in (0.0, 0.5):
+        points = PointCloud.from_mesh(table, 600, 0, share).tensor()[None]
+        sketch = Sketch.of(Cloud.sorted(points, torch.ones(points.shape[:2], dtype=torch.bool)), 200, 128)
+        found.append(int((torch.cdist(leg, sketch.places[0][sketch.there[0]]).amin(dim=1) < 1 / 64).sum()))
+    assert found[1] >= 7 > found[0]
+
+
+def test_each_voxel_knows_the_point_nearest_to_it():
+    sketch = sketch_of(CUBE, 300)
+    centres = (torch.arange(GRID) + 0.5) / GRID * 2 - 1
+    centres = torch.stack(torch.meshgrid(centres, centres, centres, indexing="ij"), dim=-1).reshape(-1, 3)
+    known = sketch.nearest[0] >= 0
+    assert 0 < known.float().mean() < 0.7
+    apart = torch.cdist(centres[known], sketch.points[0])
+    told = apart.gather(1, sketch.nearest[0][known][:, None]).squeeze(1)
+    near = apart.amin(dim=1) < 4 / GRID  # beyond, only a cube of voxels around each point is looked at
+    torch.testing.assert_close(told[near], apart.amin(dim=1)[near], atol=2e-3, rtol=0)
+
+
+def test_places_on_the_surface_are_told_from_those_in_the_air_and_open_ones_from_covered_ones():
+    sketch = sketch_of(CUBE, 4000)
+    middles = torch.as_tensor(CUBE.vertices[CUBE.faces].mean(axis=1)[:, [1, 2, 0]]).float()
+    since = torch.where(sketch.points[..., 0] > 0.99 * sketch.points[..., 0].max(), 2, NEVER)  # the top, by face 2
+    rows = torch.zeros(1, dtype=torch.long)
+    on = sketch.look(middles[None], rows, since, torch.tensor([0]))
+    off = sketch.look(0.7 * middles[None], rows, since, torch.tensor([0]))
+    assert on.on.min() > 0.5 > off.on.max()
+    assert (on.uncovered == 1).all()
+    later = sketch.look(middles[None], rows, since, torch.tensor([3])).uncovered[0]
+    assert torch.equal(later == 0, middles[:, 0] > 0.99 * middles[:, 0].max())
 
 
 # what faces make of a cloud

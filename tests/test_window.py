@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_cloud_vertices import asked, model_of
+from test_cloud_tips import asked, model_of
 from test_generation import Recorder, lively, never_end
 from test_transformer import make, make_codes
 from torch.nn.functional import pad
@@ -157,7 +157,7 @@ def test_the_pointer_remembers_the_last_faces_of_rows_of_any_length():
 
 
 def test_a_head_that_is_told_of_a_cloud_says_the_same_step_by_step_in_a_window():
-    model, runs = model_of(window=2, copy_dim=8, local_points=3), []
+    model, runs = model_of(window=2), []
     codes, conditions = asked(model)
     for cache_kv in (True, False):
         recorder = Recorder()

@@ -35,7 +35,6 @@ class CoordinateTokenizer(MeshTokenizer, Pretrained):
     """
 
     config_class, part = CoordinateTokenizerConfig, "tokenizer"
-    codes_are_bins = True
 
     def __init__(self, config: CoordinateTokenizerConfig | None = None, **fields):
         self.config = config = resolve_config(CoordinateTokenizerConfig, config, fields)

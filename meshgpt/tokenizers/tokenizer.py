@@ -29,7 +29,6 @@ class MeshTokenizer(ABC):
     num_hints: int = 0  # that `hints` gives for each digit
     num_places: int = 0  # that `surroundings_of` tells there
     corners: int  # per face: 3, or 4 with quads
-    codes_are_bins: bool = False  # whether the codes of a face are the bins y, z, x of its corners
     says_tips: bool = False  # whether faces are said as those of a `PatchTokenizer`, see `spelt`
     num_discrete_coors: int
     coordinate_range: tuple[float, float] = (-1.0, 1.0)  # of padded tensors that come in and go out

@@ -1,4 +1,4 @@
-"""What a cloud says of the mesh it was taken from, as numbers: where its corners may be, what is covered.
+"""What a cloud says of the mesh it was taken from, as numbers: where its corners may be, what lies where.
 
 Low-poly meshes have their vertices where planes meet. The tangent planes of a point's neighbours meet in the point that
 minimises a quadric (Garland and Heckbert 1997; as in dual contouring, Ju et al. 2002): exact for a clean cloud of a
@@ -15,13 +15,11 @@ from scipy.spatial import KDTree
 from torch import Tensor
 
 from meshgpt.nn.embedding import AXES
-from meshgpt.nn.geometry import point_triangle_distances
-from meshgpt.transformer.cloud_reader import COVERED, PAIRS_AT_ONCE, Cloud
+from meshgpt.transformer.cloud_reader import Cloud
 
 NEIGHBOURS = (6, 14)  # of a point, whose planes are brought together: few for what is small, more against noise
 RIDGE = 0.002  # of the quadric, towards the middle of the neighbours: decides where planes do not
 RESIDUAL = 0.006  # distance from planes at which a corner is doubted
-SAMPLED = 256  # points that are counted in histograms
 GRID, REACH = 40, 2  # voxels an axis, and how many beside a point know it
 TRAITS = 6
 BESIDE = 6  # points by which it is told how much of the surface around a vertex is covered
@@ -32,8 +30,7 @@ class Sketch:
     """Of each row: its points, the places where vertices may be, and which point is nearest to each voxel.
 
     points, normals: (b p 3), mask: (b p). places: (b k 3) with traits (b k TRAITS), there: (b k), True where there is
-    one, beside: (b k BESIDE), the points nearest to it. sampled: (b s), numbers of points, -1 for none. nearest:
-    (b, GRID^3), number of a point, -1 for none near.
+    one, beside: (b k BESIDE), the points nearest to it. nearest: (b, GRID^3), number of a point, -1 for none near.
     """
 
     points: Float[Tensor, "b p 3"]
@@ -43,7 +40,6 @@ class Sketch:
     traits: Float[Tensor, "b k c"]
     there: Bool[Tensor, "b k"]
     beside: Int[Tensor, "b k n"]
-    sampled: Int[Tensor, "b s"]
     nearest: Int[Tensor, "b v"]
 
     @staticmethod
@@ -55,7 +51,7 @@ class Sketch:
         points, normals = points[..., AXES], points[..., [3 + axis for axis in AXES]]
         places, traits, there = _corners(points, normals, mask, count, bins)
         beside = nearest_points(points, mask, places)
-        return Sketch(points, normals, mask, places, traits, there, beside, _sampled(mask), _nearest(points, mask))
+        return Sketch(points, normals, mask, places, traits, there, beside, _nearest(points, mask))
 
     def __len__(self) -> int:
         return len(self.points)
@@ -68,27 +64,6 @@ class Sketch:
         return self.mask.any(dim=1)
 
     @torch.no_grad()
-    def covered_by(self, corners: Float[Tensor, "b n k 3"], whole: Bool[Tensor, "b n"]) -> Bool[Tensor, "b n p"]:
-        """Whether each face, where there is one, lies at each point."""
-        corners = torch.where(whole[..., None, None], corners.float(), 1e3)
-        pieces = []
-        for part in corners.split(max(1, PAIRS_AT_ONCE // max(self.mask.numel(), 1)), dim=1):
-            distances = point_triangle_distances(self.points, part[:, :, :3])
-            if part.shape[2] == 4:
-                distances = distances.minimum(point_triangle_distances(self.points, part[:, :, [0, 2, 3]]))
-            pieces.append(distances <= COVERED)
-        return torch.cat(pieces, dim=1) if pieces else self.mask[:, None][:, :0]
-
-    def at(self, places: Float[Tensor, "b f n 3"], covered: Bool[Tensor, "b f p"]) -> "Nearby":
-        """The points nearest to `places`; of rows without points there are none."""
-        voxels = ((places + 1) / 2 * GRID).floor().long().clamp(0, GRID - 1)
-        number = (voxels[..., 0] * GRID + voxels[..., 1]) * GRID + voxels[..., 2]
-        found = self.nearest.gather(1, number.flatten(1)).reshape(number.shape)
-        known, safe = found >= 0, found.clamp(min=0)
-        rows = torch.arange(len(safe), device=safe.device)[:, None, None] * self.points.shape[1]
-        return self._nearby(places, safe + rows, known, ~covered.gather(2, safe) & known)
-
-    @torch.no_grad()
     def look(
         self,
         places: Float[Tensor, "m n 3"],
@@ -96,23 +71,20 @@ class Sketch:
         since: Int[Tensor, "b p"],
         faces: Int[Tensor, " m"],
     ) -> "Nearby":
-        """The same for places of single rows, each after so many faces; `since`: the face that first covers a point."""
+        """What lies at places of single rows, each after so many faces; `since`: the face that first covers a point."""
         voxel = ((places + 1) / 2 * GRID).floor().long().clamp(0, GRID - 1)
         number = (voxel[..., 0] * GRID + voxel[..., 1]) * GRID + voxel[..., 2]
         found = self.nearest.flatten()[number + rows[:, None] * self.nearest.shape[1]]
-        known, safe = found >= 0, found.clamp(min=0) + rows[:, None] * self.points.shape[1]
-        return self._nearby(places, safe, known, (since.flatten()[safe] >= faces[:, None]) & known)
-
-    def _nearby(self, places: Tensor, number: Tensor, known: Tensor, is_open: Tensor) -> "Nearby":
-        """Of places, whose nearest points are known by their number among those of all rows."""
+        known, flat = found >= 0, found.clamp(min=0) + rows[:, None] * self.points.shape[1]
         both = rearrange(torch.cat((self.points, self.normals), dim=-1), "b p c -> (b p) c")
-        point, normal = F.embedding(number, both).split(3, dim=-1)
+        point, normal = F.embedding(flat, both).split(3, dim=-1)
         step = places - point
         distance, off = step.norm(dim=-1), (step * normal).sum(dim=-1).abs()
         off = torch.where((normal != 0).any(dim=-1), off, distance)
         near = (-((distance / 0.15) ** 2)).exp() * known
         about = (-((off / 0.06) ** 2)).exp()
-        return Nearby(about**9 * near, about * near, is_open.float(), normal)
+        uncovered = (since.flatten()[flat] >= faces[:, None]) & known
+        return Nearby(about**9 * near, about * near, uncovered.float(), normal)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,55 +122,6 @@ def _neighbours(
             distances[row, :, : apart.shape[1]] = apart.float()
             numbers[row, :, : apart.shape[1]] = torch.from_numpy(there.nonzero()[0])[number]
     return distances, numbers
-
-
-def opened(sketch: Sketch, covered: Bool[Tensor, "b f p"], beside: Int[Tensor, "b n m"]) -> Float[Tensor, "b f n"]:
-    """The share of those points that is not covered."""
-    flat = repeat(beside, "b n m -> b f (n m)", f=covered.shape[1])
-    found = (~covered & sketch.mask[:, None]).gather(2, flat)
-    return rearrange(found, "b f (n m) -> b f n m", m=BESIDE).float().mean(dim=-1)
-
-
-FITS = (1, 8, 14)  # numbers that `fits` gives for the first, second and third corner
-
-
-@torch.no_grad()
-def fits(
-    sketch: Sketch,
-    covered: Bool[Tensor, "b f p"],
-    said: Float[Tensor, "b f c 3"],
-    vertices: Float[Tensor, "b n 3"],
-) -> Float[Tensor, "b f n e"]:
-    """How well each vertex goes with the corners said of each face: does what they span lie on open surface?"""
-    corners, faces = said.shape[2], said.shape[1]
-    vertices = repeat(vertices, "b n c -> b f n c", f=faces)
-    if corners == 0:
-        return sketch.at(vertices, covered).uncovered[..., None]
-    anchors = repeat(said, "b f c x -> c b f n x", n=vertices.shape[2])
-    if corners == 1:
-        return torch.stack(_edge_fits(sketch, covered, anchors[0], vertices), dim=-1)
-    return torch.stack(_triangle_fits(sketch, covered, anchors[0], anchors[1], vertices), dim=-1)
-
-
-def _edge_fits(sketch: Sketch, covered: Tensor, start: Tensor, end: Tensor) -> list[Tensor]:
-    one, two = (sketch.at(torch.lerp(start, end, share), covered) for share in (0.35, 0.65))
-    length = (end - start).norm(dim=-1)
-    both = (one.on * two.on, one.about * two.about)
-    extent = (length.clamp(min=0.01).log(), (length < 0.01).float(), length)
-    return [*both, one.on + two.on, one.uncovered, two.uncovered, *extent]
-
-
-def _triangle_fits(sketch: Sketch, covered: Tensor, first: Tensor, second: Tensor, third: Tensor) -> list[Tensor]:
-    middle = sketch.at((first + second + third) / 3, covered)
-    sides = [sketch.at((corner + third) / 2, covered) for corner in (first, second)]
-    across = torch.linalg.cross(second - first, third - first)
-    area = across.norm(dim=-1)
-    facing = (across * middle.normal).sum(dim=-1) / area.clamp(min=1e-6)
-    on, about = (torch.stack([getattr(side, name) for side in (middle, *sides)]) for name in ("on", "about"))
-    touches = torch.minimum((third - first).norm(dim=-1), (third - second).norm(dim=-1))
-    shape = (area.clamp(min=1e-4).log(), (area < 1e-4).float(), touches.clamp(min=0.01).log())
-    opened = [side.uncovered for side in (middle, *sides)]
-    return [*on, on.prod(dim=0), about.prod(dim=0), facing, facing * middle.about, facing.abs(), *opened, *shape]
 
 
 def _corners(
@@ -248,14 +171,6 @@ def _meeting(points: Tensor, normals: Tensor, distances: Tensor, near: Tensor) -
     corner = torch.where(went_astray, 0.0, (27 * torch.linalg.det(quadric)).clamp(min=0)).sqrt()
     edge = (1.5 * (1 - (quadric**2).sum(dim=(-2, -1)))).clamp(min=0).sqrt()
     return place, torch.stack((corner, edge, surely, corner * surely, edge * surely), dim=-1)
-
-
-def _sampled(mask: Bool[Tensor, "b p"]) -> Int[Tensor, "b s"]:
-    """Evenly spread numbers of points, which lie first in each row, -1 for none."""
-    count = mask.sum(dim=1, keepdim=True)
-    place = torch.arange(SAMPLED, device=mask.device)[None]
-    number = torch.where(count > SAMPLED, place * count // SAMPLED, place)
-    return torch.where(number < count, number, -1)
 
 
 def _nearest(points: Tensor, mask: Tensor) -> Int[Tensor, "b v"]:

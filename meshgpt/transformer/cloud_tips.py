@@ -94,7 +94,8 @@ def _candidates(sketch: Sketch, corners: Tensor, whole: Tensor) -> tuple[Tensor,
         low, high = corners[..., axis].amin(dim=2) - COVERED, corners[..., axis].amax(dim=2) + COVERED
         at = sketch.points[:, None, :, axis]
         inside &= (at >= low[..., None]) & (at <= high[..., None])
-    return inside.nonzero(as_tuple=True)
+    row, face, point = inside.nonzero(as_tuple=True)
+    return row, face, point
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,10 +115,8 @@ class TipsTold:
     end: Float[Tensor, " m"]
 
     def select(self, rows: Tensor) -> "TipsTold":
-        parts = {field.name: getattr(self, field.name)[rows] for field in dataclasses.fields(self)} | {
-            "spread": self.spread
-        }
-        return TipsTold(**parts)
+        parts = (self.weights[rows], self.nothing[rows], self.digits[rows])
+        return TipsTold(*parts, self.spread, self.sides[rows], self.end[rows])
 
     def added(self, place: int, size: int, said: Int[Tensor, "n l"]) -> Float[Tensor, "m c"]:
         """To the score of each of `size` digits at `place`, behind those said: coordinates, then faces that follow."""

@@ -8,7 +8,7 @@ from meshgpt.transformer.asks import Asks
 from meshgpt.transformer.features import FACE_FEATURES
 
 # Fields of a config that make something of single faces, and so need a tokenizer that says them one by one.
-FACE_FIELDS = ("face_features", "distance_bias", "copy_dim", "copy_digit_faces", "local_points", "cloud_vertices")
+FACE_FIELDS = ("face_features", "distance_bias", "copy_dim", "copy_digit_faces", "local_points")
 LAYER_KINDS = ("attention", "cross_attention", "feedforward", "recurrence")
 
 
@@ -72,9 +72,8 @@ class MeshTransformerConfig(Asks):
 
     With a `window` an attention layer of the coarse stack sees so many faces back (steps, where faces share codes), its
     own included, in training and in writing; the pointer reaches as far. Start tokens count as faces and scroll out of
-    sight; memory keys (`attn_num_mem_kv`) and conditions that are attended to stay. Then memory is bounded (with
-    `cloud_vertices` the vertices said are kept), and more may be written than `max_seq_len`, unless positions are
-    learned (`abs_pos_emb`).
+    sight; memory keys (`attn_num_mem_kv`) and conditions that are attended to stay. Then memory is bounded, and more
+    may be written than `max_seq_len`, unless positions are learned (`abs_pos_emb`).
     """
 
     dim: int | tuple[int, ...] = 512  # or (coarse, fine)
@@ -123,7 +122,7 @@ class MeshTransformerConfig(Asks):
         0  # the coarse stack is told, at each face, of so many points around each corner; see `CloudReader`
     )
     cloud_vertices: int = (
-        0  # of coordinates as codes: the head is told what a cloud says of the next one, by so many places in it
+        0  # over patches: the head is told where in a cloud the next vertex may be, one of so many places; `CloudTips`
     )
     condition_drop_prob: float = 0.25  # how often training leaves each other condition out
     unconditional_prob: float = 0.1  # how often training leaves all conditions out

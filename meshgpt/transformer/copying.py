@@ -83,17 +83,15 @@ class CopyPointer(nn.Module):
         said: Int[Tensor, "b f t"],
         memory: CopyMemory,
         face: Int[Tensor, "c f"],
-        told: torch.Tensor | None = None,
     ) -> tuple[Float[Tensor, "b f"], Float[Tensor, "b f m"]]:
         """(sentinel, score of each vertex said) for the code at `place` of faces numbered `face` (one row, or b).
 
         Only vertices of earlier faces in the window count, and of those only the ones that agree with `said`, the codes
-        of the same corner up to there. told: (b f m), added to the scores.
+        of the same corner up to there.
         """
         level = place % self.levels
         query, keys = self.to_query(hidden), rearrange(memory.keys, "b nf k e -> b (nf k) e")
         scores = _wide(torch.einsum("bfe,bme->bfm", query, keys) * keys.shape[-1] ** -0.5)
-        scores = scores if told is None else scores + told
         distance = face[:, :, None] - memory.faces[:, None, :]
         bias = F.embedding(_distance_class(distance), self.distance_bias[place])
         scores = scores + rearrange(bias, "c f nf k -> c f (nf k)")
@@ -111,18 +109,13 @@ class CopyPointer(nn.Module):
         hidden: Float[Tensor, "b f t d"],
         targets: Int[Tensor, "b f t"],
         memory: CopyMemory,
-        told: list[Tensor | None] | None = None,
     ) -> Float[Tensor, "b f t"]:
-        """-log p of each target by the mixture, where `plain` is that by the code head alone.
-
-        told: for each place (b f m), added to the scores of vertices.
-        """
+        """-log p of each target by the mixture, where `plain` is that by the code head alone."""
         face = torch.arange(hidden.shape[1], device=hidden.device)[None]
         memory = dataclasses.replace(memory, faces=memory.faces[:1])  # all rows count alike here
         out = []
         for place in range(targets.shape[2]):
-            more = None if told is None else told[place]
-            sentinel, scores = self.scores(hidden[:, :, place], place, targets, memory, face, more)
+            sentinel, scores = self.scores(hidden[:, :, place], place, targets, memory, face)
             codes = rearrange(memory.codes[..., place % self.levels], "b nf k -> b 1 (nf k)")
             fits = scores.masked_fill(codes != targets[:, :, place, None], NEVER)
             total = torch.logaddexp(sentinel, _logsumexp(scores))
@@ -154,16 +147,14 @@ class CopyingHead:
     head: CodeHead
     nearby: Tensor | None  # (b c), codes whose low digits can be pointed at
     vertices: PointedVertices | None
-    told: Tensor | None = None  # (b v), added to the scores of codes and the end
 
     def select(self, rows: Int[Tensor, " r"]) -> "CopyingHead":
-        nearby, told = (None if part is None else part[rows] for part in (self.nearby, self.told))
-        vertices = None if self.vertices is None else self.vertices.select(rows)
-        return CopyingHead(self.head, nearby, vertices, told)
+        nearby = None if self.nearby is None else self.nearby[rows]
+        return CopyingHead(self.head, nearby, None if self.vertices is None else self.vertices.select(rows))
 
     def logits(self, hidden: Float[Tensor, "b d"], may_end: torch.Tensor) -> Float[Tensor, "b v"]:
         """log p of every code and, last, of the end."""
-        spelt = self.head.logits(hidden, may_end, self.nearby, self.told)
+        spelt = self.head.logits(hidden, may_end, self.nearby)
         if self.vertices is None:
             return spelt
         shares, codes = self.vertices.shares, self.vertices.codes
@@ -173,11 +164,11 @@ class CopyingHead:
     def sample(self, hidden: Float[Tensor, "b d"], uniform: torch.Tensor, may_end: torch.Tensor) -> Int[Tensor, " b"]:
         """One code a row from the mixture as it is; `uniform` (b 2) in [0, 1). First, whether to point and at what."""
         if self.vertices is None:
-            return self.head.sample(hidden, uniform, may_end, self.nearby, self.told)
+            return self.head.sample(hidden, uniform, may_end, self.nearby)
         shares, codes, first = self.vertices.shares.double(), self.vertices.codes, uniform[:, 0]
         index = draw(shares.log(), first)
         rest = torch.stack(((first / shares[:, 0]).clamp(max=1 - 1e-12), uniform[:, 1]), dim=-1)
-        spelt = self.head.sample(hidden, rest, may_end, self.nearby, self.told)
+        spelt = self.head.sample(hidden, rest, may_end, self.nearby)
         pointed = codes.gather(-1, (index - 1).clamp(min=0)[:, None]).squeeze(-1) if codes.shape[1] else spelt
         return torch.where(index == 0, spelt, pointed)
 

@@ -39,7 +39,6 @@ class FaceForm:
     bins: int = 0
     digits: Tensor | None = None  # (v d), how codes are spelt, where they are
     num_hints: int = 0
-    coordinates: bool = False  # whether the codes are those of the corners, y z x, a bin each
     says_tips: bool = False  # whether faces are said by their tips, see `MeshTokenizer.spelt`
 
     @property

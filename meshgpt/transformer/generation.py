@@ -98,11 +98,9 @@ class CachedReader:
         self.before = [padded[rows, self.counts + index] for index in range(past)]
         slots = model.slots(embedded, plans[:, :-1], around)
         self.memory = self._read_memory(rearrange(slots, "b nf t d -> b (nf t) d"))
-        vertices, most = model.vertices_said(faces, embedded, plans), model.faces_pointed_at
+        vertices, most = model.vertices_said(faces, embedded, plans), model.config.window
         self.vertices = vertices.last(self.counts, most) if vertices is not None and most else vertices
         self.last = model.faces_before(faces, rows, self.counts)
-        view = model.cloud_view(faces, context)
-        self.cloud = model.cloud_now(view and view.at(rows, self.counts), self.vertices)
         self.trace = model.cloud_trace(faces, context)
         self.traced = self.counts if around is None else around.faces[:, -1]
         self.start_face()
@@ -152,7 +150,6 @@ class CachedReader:
     ) -> CodeHead | CopyingHead | HintedHead:
         rows = torch.arange(len(hidden), device=hidden.device)
         told = self.model.tips_told(hidden, rows, self.around, self.trace)
-        told = told or (self.cloud and self.cloud.told(hidden, place, said))
         return self.model.head_for(hidden, place, said, self.vertices, self.counts, self.last, self.around, told)
 
     def finish_face(self, faces: Int[Tensor, "b 1 t"], after: Surroundings | None = None) -> None:
@@ -165,9 +162,7 @@ class CachedReader:
         self.plan = plans[:, 0]
         if self.model.pointer is not None and self.vertices is not None:
             said = self.model.pointer.remember(faces, embedded, plans, self.counts)
-            self.vertices = self.vertices.append(said, self.model.faces_pointed_at)
-        view = self.cloud and self.cloud.view.cover(faces, self.model.vocab_size)
-        self.cloud = self.model.cloud_now(view, self.vertices)
+            self.vertices = self.vertices.append(said, self.model.config.window)
         self.counts = self.counts + 1
 
     def select(self, rows: Int[Tensor, " r"]) -> None:
@@ -179,7 +174,6 @@ class CachedReader:
         self.before = [face[rows] for face in self.before]
         self.memory = [state[rows] for state in self.memory]
         self.vertices = None if self.vertices is None else self.vertices.select(rows)
-        self.cloud = self.cloud and self.cloud.select(rows)
 
 
 class UncachedReader:
@@ -215,10 +209,8 @@ class UncachedReader:
     ) -> CodeHead | CopyingHead | HintedHead:
         rows = torch.arange(len(said), device=said.device)
         before = self.model.faces_before(self.faces, rows, self.counts)
-        view = self.model.cloud_view(self.faces, self.context)
-        cloud = self.model.cloud_now(view and view.at(rows, self.counts), self.vertices)
-        told = self.model.tips_told(hidden, rows, self.around, self.model.cloud_trace(self.faces, self.context))
-        told = told or (cloud and cloud.told(hidden, place, said))
+        trace = self.model.cloud_trace(self.faces, self.context)
+        told = self.model.tips_told(hidden, rows, self.around, trace)
         return self.model.head_for(hidden, place, said, self.vertices, self.counts, before, self.around, told)
 
     def finish_face(self, faces: Int[Tensor, "b 1 t"], after: Surroundings | None = None) -> None:

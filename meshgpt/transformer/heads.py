@@ -85,9 +85,8 @@ class CodeHead(nn.Module):
         """The head of some of the rows: it knows nothing of any."""
         return self
 
-    def _first_log_probs(self, hidden: Tensor, may_end: Tensor, told: Tensor | None = None) -> Tensor:
+    def _first_log_probs(self, hidden: Tensor, may_end: Tensor) -> Tensor:
         scores = wide(self.first(hidden))
-        scores = scores if told is None else scores + told
         ends = torch.where(may_end, scores[..., -1], -torch.inf)
         return torch.cat((scores[..., :-1], ends[..., None]), dim=-1).log_softmax(dim=-1)
 
@@ -116,13 +115,9 @@ class CodeHead(nn.Module):
         codes: Int[Tensor, " m"],
         may_end: torch.Tensor,
         nearby: torch.Tensor | None = None,
-        told: torch.Tensor | None = None,
     ) -> Float[Tensor, " m"]:
-        """-log p(code) of each code (the end is `vocab_size`), in nats; two digits build nothing as wide as all.
-
-        told: (m v), added to the scores of the first digit and the end.
-        """
-        first = self._first_log_probs(hidden, may_end, told)
+        """-log p(code) of each code (the end is `vocab_size`), in nats; two digits build nothing as wide as all."""
+        first = self._first_log_probs(hidden, may_end)
         if not self.two_digits:
             return -first.gather(-1, codes[:, None]).squeeze(-1)
         is_end = codes == self.vocab_size
@@ -154,10 +149,9 @@ class CodeHead(nn.Module):
         hidden: Float[Tensor, "b d"],
         may_end: torch.Tensor,
         nearby: torch.Tensor | None = None,
-        told: torch.Tensor | None = None,
     ) -> Float[Tensor, "b v"]:
         """log p of every code and, last, of the end (-inf where a face cannot start): (b, vocab_size + 1)."""
-        first = self._first_log_probs(hidden, may_end, told)
+        first = self._first_log_probs(hidden, may_end)
         if not self.two_digits:
             return first
         high = torch.arange(first.shape[-1] - 1, device=hidden.device)
@@ -172,10 +166,9 @@ class CodeHead(nn.Module):
         uniform: Float[Tensor, "b 2"],
         may_end: torch.Tensor,
         nearby: torch.Tensor | None = None,
-        told: torch.Tensor | None = None,
     ) -> Int[Tensor, " b"]:
         """One code a row from the distribution as it is, by its inverse cumulative function at `uniform` in [0, 1)."""
-        first = draw(self._first_log_probs(hidden, may_end, told), uniform[:, 0])
+        first = draw(self._first_log_probs(hidden, may_end), uniform[:, 0])
         if not self.two_digits:
             return first
         is_end = first == self.high_embed.num_embeddings

@@ -9,12 +9,10 @@ from einops import rearrange, repeat
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from meshgpt.errors import ConfigError
 from meshgpt.mesh.grammar import Surroundings
 from meshgpt.transformer.cache import StackCache
 from meshgpt.transformer.cloud_reader import CloudReader
 from meshgpt.transformer.cloud_tips import CloudTips, CloudTrace, TipsTold
-from meshgpt.transformer.cloud_vertices import CloudNow, CloudVertices, CloudView, KnownVertices, Told
 from meshgpt.transformer.conditioning import Conditioner, Context
 from meshgpt.transformer.config import MeshTransformerConfig
 from meshgpt.transformer.copying import CopyingHead, CopyMemory, CopyPointer, PointedVertices, codes_nearby
@@ -36,7 +34,6 @@ from meshgpt.transformer.spelling import HintedHead, SpellingHead, SpeltEmbeddin
 from meshgpt.transformer.stack import Stack
 from meshgpt.transformer.surroundings import SurroundingsEmbedding
 from meshgpt.transformer.window import key_blocks, query_blocks
-
 
 AIM = 0.3  # while it learns, the weight of a loss by which `CloudTips` alone should know what is said
 
@@ -88,19 +85,7 @@ class FaceWriter(nn.Module):
         self.head = CodeHead(*code, candidates) if digits is None else SpellingHead(digits, fine, hints, told)
         shape = (form.corners, form.tokens_per_corner, fine, config.copy_dim, config.window)
         self.pointer = CopyPointer(*shape) if config.copy_dim else None
-        self.cloud_vertices, self.cloud_tips = self._cloud_vertices(), None
-        if config.cloud_vertices and form.says_tips:
-            self.cloud_tips = CloudTips(fine, form.bins)
-
-    def _cloud_vertices(self) -> CloudVertices | None:
-        if not self.config.cloud_vertices or self.form.says_tips:
-            return None
-        if not self.form.coordinates or self.head.two_digits:
-            raise ConfigError(
-                f"cloud_vertices = {self.config.cloud_vertices} needs a tokenizer whose codes are coordinates, of at "
-                "most 256 bins, or patches: use a PatchTokenizer, or local_points in its place"
-            )
-        return CloudVertices(self.config.dims[1], self.form.corners, self.form.vocab_size, self.pointer is not None)
+        self.cloud_tips = CloudTips(fine, form.bins) if config.cloud_vertices else None
 
     @property
     def device(self) -> torch.device:
@@ -126,7 +111,6 @@ class FaceWriter(nn.Module):
         may_end = self.may_end.expand(len(targets), -1)
         asked = hidden[predicted], targets[predicted], may_end[predicted]
         memory = self.vertices_said(faces, embedded, plans)
-        told = self.told(hidden, (group_rows, group_faces), faces, memory, context)
         if isinstance(self.head, SpellingHead):
             index = group_faces[:, None] * targets.shape[1] + torch.arange(targets.shape[1], device=targets.device)
             at = repeat(group_rows, "g -> g t", t=targets.shape[1])[predicted], index[predicted]
@@ -136,16 +120,11 @@ class FaceWriter(nn.Module):
             aimed = None if told is None else told.nats(self.head.digits_of(targets[predicted])[:, :3]).mean()
         else:
             nearby = self.nearby(self.faces_before(faces, group_rows, group_faces), targets)
-            added = None
-            if told is not None:
-                added = torch.stack([place.codes for place in told], dim=2)[group_rows, group_faces]
-            more = (None if part is None else part[predicted] for part in (nearby, added))
-            nats = self.head.nats(*asked, *more)
+            nats = self.head.nats(*asked, None if nearby is None else nearby[predicted])
         if self.pointer is not None and memory is not None:
             plain = nats.new_zeros(targets.shape).masked_scatter(predicted, nats)
             plain, hidden = (in_steps(x, all_targets.shape[:2], group_rows, group_faces) for x in (plain, hidden))
-            more = None if told is None else [place.vertices for place in told]
-            nats = self.pointer.nats(plain, hidden, all_targets, memory, more)[group_rows, group_faces][predicted]
+            nats = self.pointer.nats(plain, hidden, all_targets, memory)[group_rows, group_faces][predicted]
         rows = repeat(group_rows, "g -> g t", t=self.tokens_per_face)[predicted]
         row_bits = nats.detach().new_zeros(len(codes)).index_add(0, rows, nats.detach()) / math.log(2)
         num_faces = int((faces[..., -1] >= 0).sum() if around is None else around.faces[:, -1].sum())
@@ -170,26 +149,19 @@ class FaceWriter(nn.Module):
         memory = self.vertices_said(faces, embedded, plans)
         said = F.pad(faces, (0, 0, 0, 1), value=-1)[group_rows, group_faces]
         before = self.faces_before(faces, group_rows, group_faces)
-        told = self.told(hidden, (group_rows, group_faces), faces, memory, context)
         per_place, trace = [], self.cloud_trace(faces, context)
         for place, may_end in enumerate(self.may_end):
             known = None if memory is None else memory.select(group_rows)
             index = (group_faces * faces.shape[2] + place).clamp(max=codes.shape[1])
             beside = around and around.select((group_rows, index))
-            more = None if told is None else told[place].select(group_rows, group_faces)
-            tips = self.tips_told(hidden[:, place], group_rows, beside, trace)
-            head = self.head_for(hidden[:, place], place, said, known, group_faces, before, beside, tips or more)
+            told = self.tips_told(hidden[:, place], group_rows, beside, trace)
+            head = self.head_for(hidden[:, place], place, said, known, group_faces, before, beside, told)
             per_place.append(head.logits(hidden[:, place], may_end.expand(len(hidden))))
         flat = torch.stack(per_place, dim=1)
         logits = flat.new_zeros(len(codes), faces.shape[1] + 1, self.tokens_per_face, self.vocab_size + 1)
         logits[group_rows, group_faces] = flat
         seen = F.pad(codes >= 0, (1, 0), value=True)
         return rearrange(logits, "b nf t v -> b (nf t) v")[:, : codes.shape[1] + 1] * seen[..., None]
-
-    @property
-    def faces_pointed_at(self) -> int:
-        """How far back vertices are remembered, in faces; 0: all, as a head told of a cloud asks what was ever said."""
-        return 0 if self.cloud_vertices is not None else self.config.window
 
     def vertices_said(self, faces: Tensor, embedded: Tensor, plans: Tensor) -> CopyMemory | None:
         """What the pointer can point at, where the model has one; `plans` (b, nf + 1, d) are `plans()`."""
@@ -204,68 +176,24 @@ class FaceWriter(nn.Module):
         face: Int[Tensor, " b"],
         before: Int[Tensor, "b p t"],
         around: Surroundings | None = None,
-        told: Told | TipsTold | None = None,
+        told: TipsTold | None = None,
     ) -> CodeHead | CopyingHead | HintedHead:
         """What answers for the code at `place` of face number `face`, of which `said` are the codes up to there.
 
         `before`: those of the faces before it, as `faces_before` gives them. `around`: what surrounds the code.
-        `told`: what the cloud adds, (b v) and (b m), or to digits.
+        `told`: what a cloud says of it.
         """
         if isinstance(self.head, SpellingHead):
-            assert not isinstance(told, Told)
             return HintedHead(self.head, self.hints(around), told)
-        assert not isinstance(told, TipsTold)
         levels, vertices = self.form.tokens_per_corner, None
         if self.pointer is not None and memory is not None:
             asked = rearrange(hidden, "b d -> b 1 d"), place, rearrange(said, "b t -> b 1 t"), memory, face[:, None]
-            more = None if told is None or told.vertices is None else rearrange(told.vertices, "b m -> b 1 m")
-            sentinel, scores = self.pointer.scores(*asked, more)
+            sentinel, scores = self.pointer.scores(*asked)
             codes = rearrange(memory.codes[..., place % levels], "b nf k -> b (nf k)")
             vertices = PointedVertices(sentinel[:, 0], scores[:, 0], codes)
         nearby = None if self.head.pointer is None else codes_nearby(before, said, place, levels)
-        added = None if told is None else told.codes
-        is_plain = vertices is None and nearby is None and added is None
-        return self.head if is_plain else CopyingHead(self.head, nearby, vertices, added)
-
-    def told(
-        self,
-        hidden: Float[Tensor, "g t d"],
-        groups: tuple[Tensor, Tensor],
-        faces: Int[Tensor, "b nf t"],
-        memory: CopyMemory | None,
-        context: Context | None,
-    ) -> list[Told] | None:
-        """What the cloud adds at each place of each face and of the one behind the last; None where there is none.
-
-        `hidden` is of groups, whose rows and faces are given.
-        """
-        view = self.cloud_view(faces, context)
-        if view is None or self.cloud_vertices is None:
-            return None
-        hidden = in_steps(hidden, (len(faces), faces.shape[1] + 1), *groups)
-        known, said, told = self._known(memory, view), F.pad(faces, (0, 0, 0, 1), value=-1), []
-        for corner in range(self.form.corners):
-            fitted = self.cloud_vertices.fitted(corner, said, view, known)
-            for place in range(3 * corner, 3 * corner + 3):
-                told.append(self.cloud_vertices(hidden[:, :, place], place, said, view, fitted))
-        return told
-
-    def cloud_now(self, view: CloudView | None, memory: CopyMemory | None) -> CloudNow | None:
-        """The same for the next face of each row alone, of which `view` (b 1 p) is the cloud."""
-        if view is None or self.cloud_vertices is None:
-            return None
-        return CloudNow(self.cloud_vertices, view, self._known(memory, view))
-
-    def cloud_view(self, faces: Int[Tensor, "b nf t"], context: Context | None) -> CloudView | None:
-        """The cloud before each face and behind the last, where the head is told of one."""
-        if context is None or context.sketch is None or self.cloud_vertices is None:
-            return None
-        return CloudView.after(context.sketch, faces, self.vocab_size)
-
-    def _known(self, memory: CopyMemory | None, view: CloudView) -> KnownVertices | None:
-        if memory is None:
-            return None
-        return KnownVertices.of(memory.codes, memory.faces, view.sketch, self.vocab_size)
+        is_plain = vertices is None and nearby is None
+        return self.head if is_plain else CopyingHead(self.head, nearby, vertices)
 
     def nearby(self, before: Int[Tensor, "g p t"], said: Int[Tensor, "g t"]) -> Tensor | None:
         """The codes whose low digits can be pointed at from each place (g t c), where the model points at digits."""

@@ -68,10 +68,9 @@ class SpellingHead(nn.Module):
         self.to_hints = nn.ModuleList(nn.Linear(dim, hints) for _ in bases) if hints else None
         for weight in () if self.to_hints is None else self.to_hints.parameters():
             nn.init.zeros_(weight)
-        self.heed = nn.ModuleList(nn.Linear(dim, 1) for _ in bases[:-1]) if told else None  # how much, each coordinate
-        for layer in self.heed or ():
-            nn.init.zeros_(layer.weight)
-            nn.init.constant_(layer.bias, 0.5)
+        self.heed = (
+            nn.ModuleList(_constant(dim, 0.5) for _ in bases[:-1]) if told else None
+        )  # how much, each coordinate
 
     def nats(
         self,
@@ -216,6 +215,14 @@ class HintedHead:
     def sample(self, hidden: Float[Tensor, "b d"], uniform: Tensor, may_end: Tensor) -> Int[Tensor, " b"]:
         """One code a row; `uniform` (b 2) in [0, 1)."""
         return self.head.sample(hidden, uniform, may_end, self.hints, self.told)
+
+
+def _constant(dim: int, value: float) -> nn.Linear:
+    """A layer of one output, at first the same whatever comes in."""
+    layer = nn.Linear(dim, 1)
+    nn.init.zeros_(layer.weight)
+    nn.init.constant_(layer.bias, value)
+    return layer
 
 
 def draw_and_rest(

@@ -317,9 +317,12 @@ def face_form(tokenizer: Any, config: MeshTransformerConfig) -> FaceForm:
             f"the first argument must be a tokenizer such as MeshAutoencoder, got {type(tokenizer).__name__}"
         )
     tokens, corners, kind = tokenizer.tokens_per_face, tokenizer.corners, type(tokenizer).__name__
+    if config.cloud_vertices and not tokenizer.says_tips:
+        what = f"cloud_vertices = {config.cloud_vertices} tells where the next vertex of a patch may be"
+        raise ConfigError(f"{what}: use a PatchTokenizer in place of a {kind}, or local_points")
     if tokens is None:
         for field in FACE_FIELDS:
-            if getattr(config, field) and not (field == "cloud_vertices" and tokenizer.says_tips):
+            if getattr(config, field):
                 raise ConfigError(f"{field} tells of single faces, and those of a {kind} share codes: leave it out")
         step = config.codes_per_step or tokenizer.codes_per_step or 1
         told = (tokenizer.num_places, tokenizer.num_discrete_coors, tokenizer.digits, tokenizer.num_hints)
@@ -328,7 +331,7 @@ def face_form(tokenizer: Any, config: MeshTransformerConfig) -> FaceForm:
         raise ConfigError(f"codes_per_step = {config.codes_per_step}, but a face of a {kind} is {tokens}: leave it out")
     whole = tokens % corners == 0
     form = (corners, tokens // corners) if whole else (1, tokens)
-    return FaceForm(tokenizer.vocab_size, *form, corners, coordinates=tokenizer.codes_are_bins)
+    return FaceForm(tokenizer.vocab_size, *form, corners)
 
 
 def tokenizer_device(tokenizer: Any, default: torch.device) -> torch.device:

@@ -23,7 +23,7 @@ CATEGORIES = "conditioner.category.weight"
 # what a new condition acts through: zero, these add nothing
 OUTLETS = (
     r"(coarse|fine) cross_attention \d+\.1\.to_out\.weight|to_start\..+|film\..+|conditioner\.remaining\.weight"
-    r"|cloud_reader\.(out\..+|bins\.weight)|cloud_vertices\.(to_gates|to_end|to_vertex_weights\.\d)\..+"
+    r"|cloud_reader\.(out\..+|bins\.weight)|head\.heed\..+|cloud_tips\.(to_end|score_side)\..+"
 )
 
 
