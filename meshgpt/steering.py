@@ -91,13 +91,14 @@ class _Search:
     ):
         self.pipe, self.target, self.conditions, self.seed, self.config = pipe, target, conditions, seed, config
         self.rng = np.random.default_rng(seed)
-        self.unit = pipe.transformer.tokens_per_face
+        self.in_order = pipe.transformer.form.whole_faces  # faces are written from the lowest up
         self.options, self.least = dict(options), max(options["min_faces"], 1)
-        room = (options.get("max_seq_len") or pipe.transformer.config.max_seq_len) // self.unit
-        self.most = min(options.pop("max_faces") or room, room)
+        room = options.get("max_seq_len") or pipe.transformer.config.max_seq_len
+        room = room // pipe.transformer.tokens_per_face if self.in_order else room
+        self.most, self.count = min(options.pop("max_faces") or room, room), 0
         self.options = {name: value for name, value in options.items() if name not in ("min_faces", "max_faces")}
         self.codes = torch.zeros(config.particles, 0, dtype=torch.long)
-        self.followed = Followed.of(target.shape, config)
+        self.followed = Followed.of(target.shape, config, self.in_order)
         self.scores = np.zeros(config.particles)
         self.ended: list[GeneratedMesh] = []
         self.seen: set[bytes] = set()
@@ -106,20 +107,20 @@ class _Search:
         wanted = max(round(self.config.rounds * self.config.particles), 1)
         try:
             with tqdm(total=self.most, disable=not progress, unit=" faces") as bar:
-                while self.codes.shape[1] < self.most * self.unit and len(self.codes) and len(self.ended) < wanted:
+                while self.count < self.most and len(self.codes) and len(self.ended) < wanted:
                     self._write_chunk()
                     bar.set_postfix(ended=len(self.ended), refresh=False)
-                    bar.update(self.codes.shape[1] // self.unit - bar.n)
+                    bar.update(self.count - bar.n)
         except KeyboardInterrupt as interrupt:
             raise GenerationInterrupted(self.ended + self._begun("interrupted")) from interrupt
         return self.ended + (self._begun("max_faces") if not self.ended else [])
 
     def _begun(self, reason: str) -> list[GeneratedMesh]:
-        return [self.pipe.result_of(codes, self.seed, reason, self.target) for codes in self.codes]
+        return [self.pipe.result_of(row[row >= 0], self.seed, reason, self.target) for row in self.codes]
 
     def _write_chunk(self) -> None:
         """Every mesh gets a few faces more or ends; of the others as many as before go on, the better ones twice."""
-        rows, count = len(self.codes), self.codes.shape[1] // self.unit
+        rows, count = len(self.codes), self.count
         upto = min(count + self.config.chunk, self.most)
         result = self.pipe.transformer.generate_result(
             self.codes if count else None,
@@ -135,10 +136,14 @@ class _Search:
         for row in torch.nonzero(ends)[:, 0].tolist():
             self._end(codes[row][codes[row] >= 0])
         rows = torch.nonzero(~ends & (result.face_counts.cpu() == upto))[:, 0]
-        self.codes, before = codes[rows], self.scores[rows.numpy()]
+        if not len(rows) and not self.ended and result.stopped_by.count("max_seq_len"):
+            self.count = self.most  # no room is left, and what has been written is all there is
+            self.codes = codes
+            return
+        self.codes, self.count, before = codes[rows], upto, self.scores[rows.numpy()]
         if not len(rows):
             return
-        self.followed = self.followed.select(rows).extended(self._corners(self.codes[:, count * self.unit :]))
+        self.followed = self.followed.select(rows).extended(self._corners(self.codes, count, upto))
         scores = self.followed.scores()
         hopeful = np.flatnonzero(self.followed.scores(optimistic=True) < self.least_chamfer)
         if not len(hopeful):
@@ -160,14 +165,17 @@ class _Search:
             self.seen.add(key)
             self.ended.append(self.pipe.result_of(codes, self.seed, "end", self.target))
 
-    def _corners(self, codes: Int[Tensor, "b n"]) -> Float[Tensor, "b m 3 3"]:
-        """The triangles, in [-1, 1], of faces just written."""
-        tokenizer = self.pipe.tokenizer
-        faces = tokenizer.decode_faces_alone(codes.reshape(-1, self.unit)).cpu()
+    def _corners(self, codes: Int[Tensor, "b n"], begin: int, end: int) -> Float[Tensor, "b m 3 3"]:
+        """The triangles, in [-1, 1], of the faces from number `begin` on that were just written."""
+        tokenizer, unit = self.pipe.tokenizer, self.pipe.transformer.tokens_per_face
+        if not self.in_order:
+            faces = tokenizer.decode_from_codes_to_faces(codes)[0][:, begin:end].cpu()
+        else:
+            faces = tokenizer.decode_faces_alone(codes[:, begin * unit : end * unit].reshape(-1, unit)).cpu()
         low, high = tokenizer.coordinate_range
         faces = (faces - low) / (high - low) * 2 - 1
-        if faces.shape[1] == 4:
-            faces = torch.stack((faces[:, [0, 1, 2]], faces[:, [0, 2, 3]]), dim=1)
+        if faces.shape[-2] == 4:
+            faces = torch.stack((faces[..., [0, 1, 2], :], faces[..., [0, 2, 3], :]), dim=-3)
         return faces.reshape(len(codes), -1, 3, 3)
 
 
@@ -191,9 +199,10 @@ class Followed:
     covered: Float[Tensor, " b"]  # area of the mesh
     missed: Float[Tensor, " b"]  # its distance from the shape, times its area
     front: Float[Tensor, "b 3"]  # the lowest corner of the last face
+    in_order: bool = True  # whether no later face lies lower
 
     @classmethod
-    def of(cls, shape: Mesh | PointCloud, config: SteeringConfig) -> "Followed":
+    def of(cls, shape: Mesh | PointCloud, config: SteeringConfig, in_order: bool = True) -> "Followed":
         """Of meshes that have no face yet."""
         cloud = shape if isinstance(shape, PointCloud) else PointCloud.from_mesh(shape, TARGET_POINTS, 0)
         few = torch.from_numpy(cloud.subsampled(config.points, 0).points.astype(np.float32))
@@ -201,11 +210,11 @@ class Followed:
         area = float(shape.face_areas.sum()) if isinstance(shape, Mesh) else 0.0
         distances = torch.full((config.particles, len(few)), FARTHEST)
         front = torch.full((config.particles, 3), -torch.inf)
-        return cls(few, KDTree(cloud.points), area, distances, nothing, nothing, front)
+        return cls(few, KDTree(cloud.points), area, distances, nothing, nothing, front, in_order)
 
     def select(self, rows: Int[Tensor, " r"]) -> "Followed":
         own = (self.distances[rows], self.covered[rows], self.missed[rows], self.front[rows])
-        return Followed(self.points, self.tree, self.area, *own)
+        return Followed(self.points, self.tree, self.area, *own, self.in_order)
 
     def extended(self, triangles: Float[Tensor, "b n 3 3"]) -> "Followed":
         """With more faces each; the last one tells how far it has come."""
@@ -219,11 +228,13 @@ class Followed:
         key = last[..., 1] * 1e4 + last[..., 2] * 1e2 + last[..., 0]
         front = last[torch.arange(len(last)), key.argmin(dim=1)]
         own = (distances, self.covered + areas.sum(dim=1), self.missed + (areas * far).sum(dim=1), front)
-        return Followed(self.points, self.tree, self.area, *own)
+        return Followed(self.points, self.tree, self.area, *own, self.in_order)
 
     @property
     def is_settled(self) -> Bool[Tensor, "b p"]:
         """True for points that no later face can cover: those before the front, by height and then by z."""
+        if not self.in_order:
+            return torch.zeros_like(self.distances, dtype=torch.bool)
         ahead = self.points[None] - self.front[:, None]
         y, z = ahead[..., 1], ahead[..., 2]
         return (y < -LEVEL) | ((y <= LEVEL) & (z < -LEVEL))

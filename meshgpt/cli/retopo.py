@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from meshgpt.cli.generate import add_machine, given, load, turned_back
-from meshgpt.errors import GenerationInterrupted, MeshFileError
+from meshgpt.errors import GenerationError, GenerationInterrupted, MeshFileError
 
 if TYPE_CHECKING:
     from meshgpt.mesh.mesh import Mesh
 
+PARTICLES = 12  # of the search that is made where nothing else is asked for
 SAMPLING = ("temperature", "top_p", "min_p", "cond_scale")
 
 
@@ -19,9 +20,10 @@ def add_commands(commands: argparse._SubParsersAction, shared: argparse.Argument
     retopo.add_argument("shape", type=Path, help="a mesh (obj glb gltf ply stl off) or a cloud (ply xyz npy pts csv)")
     retopo.add_argument("-o", "--out", type=Path, help="the light mesh (default: NAME-light.glb beside the input)")
     retopo.add_argument("--faces", type=int, help="how many it should have (default: as the model sees fit)")
-    retopo.add_argument("--candidates", "--seeds", type=int, default=8, help="write so many, keep the best (8)")
-    help = "in place of candidates: so many begun meshes at once, of which those that follow the shape go on"
+    help = f"so many begun meshes at once, of which those that follow the shape go on ({PARTICLES})"
     retopo.add_argument("--search", type=int, metavar="N", help=help)
+    help = "in place of a search: so many meshes, each on its own, of which the best is kept"
+    retopo.add_argument("--candidates", "--seeds", type=int, metavar="N", help=help)
     retopo.add_argument("--no-fit", action="store_true", help="leave the vertices where the model put them")
     retopo.add_argument("--seed", type=int, help="candidate i is written with SEED + i (default: drawn, and told)")
     retopo.add_argument("--model", default="lowpoly-points", help="a bundled model, a folder or a Hub name")
@@ -48,9 +50,9 @@ def run(arguments: argparse.Namespace) -> None:
     pipe = load(arguments)
     nearest = None if arguments.no_nearest else arguments.nearest
     options = {"nearest": nearest, "seed": arguments.seed, "progress": True, **given(arguments, SAMPLING)}
-    options |= {"search": arguments.search, "fit": not arguments.no_fit}
+    options |= {"search": particles(arguments), "fit": not arguments.no_fit}
     try:
-        made = retopologize(pipe, shape, arguments.faces, arguments.candidates, **options)
+        made = retopologize(pipe, shape, arguments.faces, arguments.candidates or PARTICLES, **options)
     except GenerationInterrupted as interrupt:
         keep_best(interrupt, arguments, out)
         raise
@@ -64,6 +66,14 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"figures: {arguments.report}")
     if arguments.picture:
         print(f"picture: {save_png(made.picture(), arguments.picture)}")
+
+
+def particles(arguments: argparse.Namespace) -> int | None:
+    """Of the search; None where candidates are wanted in its place."""
+    for name in ("search", "candidates"):
+        if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
+            raise GenerationError(f"--{name} must be at least 1, got {getattr(arguments, name)}")
+    return arguments.search or (None if arguments.candidates else PARTICLES)
 
 
 def checked_output(arguments: argparse.Namespace) -> Path:

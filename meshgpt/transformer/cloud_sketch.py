@@ -46,6 +46,10 @@ class Sketch:
     @torch.no_grad()
     def of(cloud: Cloud, count: int, bins: int) -> "Sketch":
         """At most `count` places a row, on a grid of `bins` an axis."""
+        rows = len(cloud.points)
+        if rows > 1 and all((part == part[:1]).all() for part in (cloud.points, cloud.mask)):  # one shape, many meshes
+            one = torch.zeros(1, dtype=torch.long, device=cloud.mask.device)
+            return Sketch.of(cloud.select(one), count, bins).select(one.expand(rows))
         short = max(max(NEIGHBOURS) - cloud.points.shape[1], 0)
         points, mask = F.pad(cloud.points.float(), (0, 0, 0, short)), F.pad(cloud.mask, (0, short))
         points, normals = points[..., AXES], points[..., [3 + axis for axis in AXES]]
