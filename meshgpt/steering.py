@@ -1,7 +1,8 @@
 """A search for a mesh that follows a shape: many begun meshes at once, and the better ones go on more often.
 
-Faces come from the lowest vertex up, so that a begun mesh can be compared with the shape: below its last face nothing
-will be added. Sequential Monte Carlo, as Lew et al. (arXiv:2306.03081) steer language models.
+Where faces come from the lowest vertex up, nothing will be added below the last face of a begun mesh, and so it can be
+compared with the shape. Where they come in another order, begun meshes of as many faces are compared by how much of the
+shape they cover. Sequential Monte Carlo, as Lew et al. (arXiv:2306.03081) steer language models.
 """
 
 import math

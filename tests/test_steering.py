@@ -11,7 +11,10 @@ from meshgpt.errors import ConditionError, ConfigError, GenerationError, Generat
 from meshgpt.mesh.clouds import PointCloud
 from meshgpt.mesh.mesh import Mesh
 from meshgpt.mesh.surface import compare_surfaces
+from meshgpt.pipeline import MeshPipeline
 from meshgpt.steering import Followed, SteeringConfig, steer, systematic
+from meshgpt.tokenizers.patch import PatchTokenizer
+from meshgpt.transformer.transformer import MeshTransformer
 
 FEW = SteeringConfig(particles=4, chunk=2, points=128)
 PLACE = np.array([5.0, -2.0, 30.0])
@@ -159,6 +162,29 @@ def test_a_cloud_a_category_and_a_budget_are_followed_too(pipe):
     plain = steer(pipe, cloud, seed=0, config=FEW)
     asked = steer(pipe, cloud, 6, seed=0, config=FEW, category="chair")
     assert plain and asked and [item.codes.tolist() for item in plain] != [item.codes.tolist() for item in asked]
+
+
+def test_meshes_whose_faces_share_codes_are_searched_as_well():
+    torch.manual_seed(0)
+    small = {
+        "dim": 16,
+        "attn_depth": 1,
+        "attn_heads": 2,
+        "attn_dim_head": 8,
+        "fine_attn_depth": 1,
+        "fine_attn_heads": 2,
+    }
+    small |= {"fine_attn_dim_head": 8, "max_seq_len": 60, "condition_on_points": True, "num_point_latents": 4}
+    tokenizer = PatchTokenizer()
+    patches = MeshPipeline(tokenizer, MeshTransformer(tokenizer, **small, point_encoder_depth=1, cloud_vertices=20))
+    found = steer(patches, CUBE, seed=0, config=FEW, min_faces=4, max_faces=7)
+    assert found and all(4 <= int(tokenizer.faces_in(item.codes[None])) <= 7 for item in found)
+    again = steer(patches, CUBE, seed=0, config=FEW, min_faces=4, max_faces=7)
+    assert [item.codes.tolist() for item in found] == [item.codes.tolist() for item in again]
+    short = steer(patches, CUBE, seed=0, config=FEW, min_faces=1, max_seq_len=10)
+    assert short and all(len(item.codes) <= 10 for item in short)
+    state = Followed.of(CUBE, SteeringConfig(particles=1), in_order=False).extended(triangles(CUBE)[:, -1:])
+    assert not state.is_settled.any()  # what comes later may lie anywhere
 
 
 def test_what_cannot_be_searched_is_refused(pipe):

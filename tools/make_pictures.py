@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 import meshgpt
+from meshgpt.cli.retopo import PARTICLES
 from meshgpt.retopology import retopologize
 
 TEXTS = ("a crate", "a wooden table", "a bottle", "a fence", "a stone wall", "a tree", "a sword", "a chair")
@@ -29,12 +30,9 @@ def texts(pipe: meshgpt.MeshPipeline, cond_scale: float) -> np.ndarray:
     return meshgpt.contact_sheet([item.mesh for item in written], columns=4, titles=TEXTS)
 
 
-def followed(pipe: meshgpt.MeshPipeline, meshes: list[meshgpt.Mesh], cond_scale: float) -> np.ndarray:
-    """Above the shapes, below what was written for points on them, of 8 the best once it is fitted."""
-    found = [
-        retopologize(pipe, mesh, candidates=8, seed=0, decimated=False, nearest=None, cond_scale=cond_scale)
-        for mesh in meshes
-    ]
+def followed(pipe: meshgpt.MeshPipeline, meshes: list[meshgpt.Mesh]) -> np.ndarray:
+    """Above the shapes, below what `meshgpt retopo` writes for points on them."""
+    found = [retopologize(pipe, mesh, seed=0, search=PARTICLES, decimated=False, nearest=None) for mesh in meshes]
     captions = [f"{mesh.num_faces} faces" for mesh in meshes] + [f"written: {item.mesh.num_faces}" for item in found]
     return meshgpt.contact_sheet([*meshes, *(item.mesh for item in found)], columns=len(meshes), titles=captions)
 
@@ -55,7 +53,6 @@ def main() -> None:
     parser.add_argument("--points-model", default="lowpoly-points")
     parser.add_argument("--out", type=Path, default=Path("docs/images"))
     parser.add_argument("--cond-scale", type=float, default=3.0)
-    parser.add_argument("--point-scale", type=float, default=2.0)
     options = parser.parse_args()
     pipe = meshgpt.MeshPipeline.from_pretrained(options.model)
     follower = meshgpt.MeshPipeline.from_pretrained(options.points_model)
@@ -64,7 +61,7 @@ def main() -> None:
     for name, picture in (
         ("contact_sheet", lambda: unasked(pipe)),
         ("texts", lambda: texts(pipe, options.cond_scale)),
-        ("points", lambda: followed(follower, chosen[:FOLLOWED], options.point_scale)),
+        ("points", lambda: followed(follower, chosen[:FOLLOWED])),
         ("completion", lambda: completed(pipe, chosen[FOLLOWED:])),
     ):
         print(meshgpt.save_png(picture(), options.out / f"{name}.png"))
