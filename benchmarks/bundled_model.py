@@ -17,7 +17,7 @@ from meshgpt.data.dataset import MeshDataset
 from meshgpt.pipeline import load_tokenizer
 from meshgpt.training.asked import AskedCodes, asked
 from meshgpt.training.examples import MeshExamples, MeshView
-from meshgpt.training.tokens import TokenCache, tokenized
+from meshgpt.training.tokens import PieceCodes, TokenCache, tokenized
 from meshgpt.transformer.conditions import KINDS, Conditions
 from meshgpt.transformer.transformer import MeshTransformer
 
@@ -36,7 +36,8 @@ def bits(model: MeshTransformer, examples: list[AskedCodes], without: tuple[str,
     total, faces = 0.0, 0
     for start in range(0, len(examples), 8):
         batch = examples[start : start + 8]
-        codes = torch.nn.utils.rnn.pad_sequence([example.codes for example in batch], True, -1)
+        rows = [example.codes for example in batch if not isinstance(example.codes, PieceCodes)]  # whole meshes, all
+        codes = torch.nn.utils.rnn.pad_sequence(rows, True, -1)
         conditions = Conditions.join([example.conditions for example in batch]).without(without)
         output = model.losses(codes, conditions)
         total, faces = total + float(output.row_bits.sum()), faces + output.num_faces
