@@ -278,6 +278,7 @@ class DecoderRun:
         if mask is None and block.num_mem_kv and q.shape[2] > 1:
             seen = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=x.device)
             mask = seen.tril(k.shape[2] - q.shape[2])
+        mask = mask if mask is None or mask.dtype == torch.bool else mask.to(q.dtype)
         dropout = self.spec.dropout if self.decoder.training else 0.0
         causal = mask is None and q.shape[2] > 1
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal)
