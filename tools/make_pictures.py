@@ -31,8 +31,9 @@ def texts(pipe: meshgpt.MeshPipeline, cond_scale: float) -> np.ndarray:
 
 
 def followed(pipe: meshgpt.MeshPipeline, meshes: list[meshgpt.Mesh]) -> np.ndarray:
-    """Above the shapes, below what `meshgpt retopo` writes for points on them."""
-    found = [retopologize(pipe, mesh, seed=0, search=PARTICLES, decimated=False, nearest=None) for mesh in meshes]
+    """Above the shapes, below what `meshgpt retopo` writes for points on them, asked for as many faces."""
+    options = {"seed": 0, "search": PARTICLES, "decimated": False, "nearest": None}
+    found = [retopologize(pipe, mesh, mesh.num_faces, **options) for mesh in meshes]
     captions = [f"{mesh.num_faces} faces" for mesh in meshes] + [f"written: {item.mesh.num_faces}" for item in found]
     return meshgpt.contact_sheet([*meshes, *(item.mesh for item in found)], columns=len(meshes), titles=captions)
 
