@@ -1,6 +1,6 @@
 """How well meshes follow the text they were asked for, at several guidance scales, as a shape recognizer sees it.
 
-    python benchmarks/text_following.py --train-classifier      # once: learns from the real meshes of the train split
+    python benchmarks/text_following.py --train-classifier      # looks with a recognizer of its own, learned first
     python benchmarks/text_following.py --model runs/m          # one caption of val a category, 4 meshes each
     python benchmarks/text_following.py --model runs/m --prompts categories --meshes 25    # "a CATEGORY", 20 largest
     python benchmarks/text_following.py                         # the recognizer alone, on real meshes it never saw
@@ -26,6 +26,7 @@ import torch
 from meshgpt.checkpoint import find_model
 from meshgpt.data.dataset import MeshDataset
 from meshgpt.errors import CheckpointError
+from meshgpt.evaluation.evaluate import EVALUATORS
 from meshgpt.evaluation.learn_recognition import Lessons, categories_of, train_recognizer
 from meshgpt.evaluation.recognition import RecognizerConfig, ShapeRecognizer
 from meshgpt.evaluation.text_following import (
@@ -57,7 +58,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of meshes and of training")
     parser.add_argument("--pictures", type=Path, help="a folder for a contact sheet of each row")
     parser.add_argument("--data", default="cc0-lowpoly", help="its val split is measured on; train is learned from")
-    parser.add_argument("--classifier", type=Path, default=Path("runs/recognizer"))
+    parser.add_argument("--classifier", type=Path, help="folder of a recognizer (default: the bundled one)")
     parser.add_argument("--train-classifier", action="store_true", help="even where there is one")
     parser.add_argument("--train-data", help="learn from this data set in place of the train split")
     parser.add_argument("--steps", type=int, default=Lessons().steps)
@@ -66,12 +67,15 @@ def options() -> argparse.Namespace:
 
 
 def learned(given: argparse.Namespace, train: MeshDataset) -> ShapeRecognizer:
-    """The recognizer in `given.classifier`, trained first where it is missing or that is asked for."""
+    """The bundled recognizer, or that in `given.classifier`, trained first where it is missing or that is asked for."""
+    folder = given.classifier or Path("runs/recognizer")
     if not given.train_classifier:
+        if given.classifier is None:
+            return ShapeRecognizer.from_pretrained(EVALUATORS)
         try:
-            return ShapeRecognizer.from_pretrained(find_model(given.classifier, ShapeRecognizer.part))
+            return ShapeRecognizer.from_pretrained(find_model(folder, ShapeRecognizer.part))
         except CheckpointError:
-            print(f"no recognizer in {given.classifier}: training one", file=sys.stderr)
+            print(f"no recognizer in {folder}: training one", file=sys.stderr)
     start = time.process_time()
 
     def tell(step: int, loss: float) -> None:
@@ -82,7 +86,7 @@ def learned(given: argparse.Namespace, train: MeshDataset) -> ShapeRecognizer:
     lessons = replace(Lessons(), steps=given.steps)
     config = RecognizerConfig(categories_of(train))
     model = train_recognizer(train, config, lessons, given.seed, given.device, tell)
-    model.save_pretrained(given.classifier)
+    model.save_pretrained(folder)
     return model
 
 

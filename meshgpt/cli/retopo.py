@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from meshgpt.cli.generate import add_machine, given, load, turned_back
-from meshgpt.errors import GenerationError, GenerationInterrupted, MeshFileError
+from meshgpt.errors import GenerationInterrupted, MeshFileError
 
 if TYPE_CHECKING:
     from meshgpt.mesh.mesh import Mesh
@@ -50,9 +50,9 @@ def run(arguments: argparse.Namespace) -> None:
     pipe = load(arguments)
     nearest = None if arguments.no_nearest else arguments.nearest
     options = {"nearest": nearest, "seed": arguments.seed, "progress": True, **given(arguments, SAMPLING)}
-    options |= {"search": particles(arguments), "fit": not arguments.no_fit}
+    options |= {"search": particles(arguments), "fit": not arguments.no_fit, **given(arguments, ("candidates",))}
     try:
-        made = retopologize(pipe, shape, arguments.faces, arguments.candidates or PARTICLES, **options)
+        made = retopologize(pipe, shape, arguments.faces, **options)
     except GenerationInterrupted as interrupt:
         keep_best(interrupt, arguments, out)
         raise
@@ -70,10 +70,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def particles(arguments: argparse.Namespace) -> int | None:
     """Of the search; None where candidates are wanted in its place."""
-    for name in ("search", "candidates"):
-        if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
-            raise GenerationError(f"--{name} must be at least 1, got {getattr(arguments, name)}")
-    return arguments.search or (None if arguments.candidates else PARTICLES)
+    return PARTICLES if arguments.search is None and arguments.candidates is None else arguments.search
 
 
 def checked_output(arguments: argparse.Namespace) -> Path:

@@ -30,8 +30,7 @@ def sample_surface(
         raise MeshError(f"cannot take {count} points, the count must be 0 or more")
     triangles, weights, normals = _with_area(mesh)
     rng = np.random.default_rng(rng)
-    ends = np.cumsum(weights)
-    chosen = np.searchsorted(ends, rng.random(count) * ends[-1], side="right").clip(max=len(ends) - 1)
+    chosen = _drawn(weights, count, rng)
     root, along = np.sqrt(rng.random((count, 1))), rng.random((count, 1))  # Osada et al. 2002, Equation 1
     first, second, third = triangles[chosen].transpose(1, 0, 2)
     points = (1 - root) * first + root * (1 - along) * second + root * along * third
@@ -54,6 +53,12 @@ def _with_area(mesh: Mesh) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return mesh.vertices[mesh.faces[real]], areas[real], scaled.face_normals[real]
 
 
+def _drawn(weights: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """`count` numbers of things, each drawn as often as its weight says."""
+    ends = np.cumsum(weights)
+    return np.searchsorted(ends, rng.random(count) * ends[-1], side="right").clip(max=len(ends) - 1)
+
+
 @no_type_check
 def sample_sharp_edges(
     mesh: Mesh, count: int, rng: np.random.Generator | int, angle: float = SHARP
@@ -71,8 +76,7 @@ def sample_sharp_edges(
     if not len(starts):
         return np.zeros((0, 3)), np.zeros((0, 3))
     rng = np.random.default_rng(rng)
-    bounds = np.cumsum(np.linalg.norm(ends - starts, axis=1))
-    chosen = np.searchsorted(bounds, rng.random(count) * bounds[-1], side="right").clip(max=len(bounds) - 1)
+    chosen = _drawn(np.linalg.norm(ends - starts, axis=1), count, rng)
     along = rng.random((count, 1))
     return (1 - along) * starts[chosen] + along * ends[chosen], normals[chosen]
 
@@ -95,8 +99,7 @@ def sample_beside_edges(
         return np.zeros((0, 3)), np.zeros((0, 3))
     rng, (starts, ends) = np.random.default_rng(rng), mesh.vertices[sides].transpose(1, 0, 2)
     length = np.linalg.norm(ends - starts, axis=1)
-    bounds = np.cumsum(length + SHORT * length.mean())
-    chosen = np.searchsorted(bounds, rng.random(count) * bounds[-1], side="right").clip(max=len(bounds) - 1)
+    chosen = _drawn(length + SHORT * length.mean(), count, rng)
     along, inward = rng.random((count, 1)), BESIDE * rng.random((count, 1))
     points = (1 - along) * starts[chosen] + along * ends[chosen]
     middles = mesh.vertices[mesh.faces].mean(axis=1)[faces[chosen]]

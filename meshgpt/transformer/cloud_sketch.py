@@ -29,12 +29,12 @@ BESIDE = 6  # points by which it is told how much of the surface around a vertex
 class Sketch:
     """Of each row: its points, the places where vertices may be, and which point is nearest to each voxel.
 
-    points, normals: (b p 3), mask: (b p). places: (b k 3) with traits (b k TRAITS), there: (b k), True where there is
-    one, beside: (b k BESIDE), the points nearest to it. nearest: (b, GRID^3), number of a point, -1 for none near.
+    surface: (b p 6), points and normals, mask: (b p). places: (b k 3) with traits (b k TRAITS), there: (b k), True
+    where there is one, beside: (b k BESIDE), the points nearest to it. nearest: (b, GRID^3), number of a point, -1 for
+    none near.
     """
 
-    points: Float[Tensor, "b p 3"]
-    normals: Float[Tensor, "b p 3"]
+    surface: Float[Tensor, "b p 6"]
     mask: Bool[Tensor, "b p"]
     places: Float[Tensor, "b k 3"]
     traits: Float[Tensor, "b k c"]
@@ -55,13 +55,22 @@ class Sketch:
         points, normals = points[..., AXES], points[..., [3 + axis for axis in AXES]]
         places, traits, there = _corners(points, normals, mask, count, bins)
         beside = nearest_points(points, mask, places)
-        return Sketch(points, normals, mask, places, traits, there, beside, _nearest(points, mask))
+        surface = torch.cat((points, normals), dim=-1)
+        return Sketch(surface, mask, places, traits, there, beside, _nearest(points, mask))
 
     def __len__(self) -> int:
-        return len(self.points)
+        return len(self.surface)
 
     def select(self, rows: Int[Tensor, " r"]) -> "Sketch":
         return Sketch(*(getattr(self, field.name)[rows] for field in dataclasses.fields(self)))
+
+    @property
+    def points(self) -> Float[Tensor, "b p 3"]:
+        return self.surface[..., :3]
+
+    @property
+    def normals(self) -> Float[Tensor, "b p 3"]:
+        return self.surface[..., 3:]
 
     @property
     def has_points(self) -> Bool[Tensor, " b"]:
@@ -79,9 +88,8 @@ class Sketch:
         voxel = ((places + 1) / 2 * GRID).floor().long().clamp(0, GRID - 1)
         number = (voxel[..., 0] * GRID + voxel[..., 1]) * GRID + voxel[..., 2]
         found = self.nearest.flatten()[number + rows[:, None] * self.nearest.shape[1]]
-        known, flat = found >= 0, found.clamp(min=0) + rows[:, None] * self.points.shape[1]
-        both = rearrange(torch.cat((self.points, self.normals), dim=-1), "b p c -> (b p) c")
-        point, normal = F.embedding(flat, both).split(3, dim=-1)
+        known, flat = found >= 0, found.clamp(min=0) + rows[:, None] * self.surface.shape[1]
+        point, normal = F.embedding(flat, rearrange(self.surface, "b p c -> (b p) c")).split(3, dim=-1)
         step = places - point
         distance, off = step.norm(dim=-1), (step * normal).sum(dim=-1).abs()
         off = torch.where((normal != 0).any(dim=-1), off, distance)

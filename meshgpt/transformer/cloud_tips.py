@@ -230,16 +230,8 @@ class CloudTips(nn.Module):
         same = torch.cdist(vertices, at_end, p=torch.inf).masked_fill(~there[:, None, CONSIDERED:], torch.inf)
         there[:, :CONSIDERED] &= (same > 1 / self.bins).all(dim=-1)
         tips = torch.cat((vertices, at_end), dim=1)
-        open_share = (
-            (
-                trace.since.flatten()[
-                    trace.sketch.beside[rows[:, None], which] + rows[:, None, None] * trace.since.shape[1]
-                ]
-                >= around.faces[:, None, None]
-            )
-            .float()
-            .mean(dim=-1)
-        )
+        beside = trace.sketch.beside[rows[:, None], which] + rows[:, None, None] * trace.since.shape[1]
+        open_share = (trace.since.flatten()[beside] >= around.faces[:, None, None]).float().mean(dim=-1)
         traits, said = trace.sketch.traits[rows[:, None], which], trace.said[rows[:, None], which]
         more = ends.shape[1]
         own = torch.stack(
@@ -255,7 +247,7 @@ class CloudTips(nn.Module):
         lies = _lies(trace, rows, around.faces, gate, tips)
         features = torch.cat((lies, F.pad(traits, (0, 0, 0, more)), own, gate.shape_of(tips)), dim=-1)
         digits, sayable = self._spelt(vertices, around, tokenizer, there)
-        return _Seen(tips, features, digits, sayable)
+        return _Seen(gate, tips, features, digits, sayable)
 
     def _spelt(
         self, vertices: Tensor, around: Surroundings, tokenizer: TokenReader, there: Tensor
@@ -286,11 +278,11 @@ class CloudTips(nn.Module):
             near, far, ends = weights.split((CONSIDERED, CONSIDERED, weights.shape[1] - 2 * CONSIDERED), dim=1)
             best = torch.cat((near + far, ends), dim=1).topk(LOOKED_AROUND, dim=1).indices
             tips = seen.tips.gather(1, repeat(best, "m s -> m s c", c=3))
-            gate = _Gate.of(around, self.bins)
-            features = torch.stack([_around_side(trace, rows, around.faces, *side) for side in gate.sides(tips)], dim=2)
+            sides = seen.gate.sides(tips)
+            features = torch.stack([_around_side(trace, rows, around.faces, *side) for side in sides], dim=2)
         asked = self.ask_side(hidden)[:, None, None]
         found = self.score_side(F.silu(self.read_side(features.to(hidden.dtype)) + asked))[..., 0]
-        found = found * gate.has_b[:, None, None]
+        found = found * seen.gate.has_b[:, None, None]
         every = found.new_zeros(len(found), seen.tips.shape[1], 2)
         every = every.scatter(1, repeat(best, "m s -> m s t", t=2), found)
         return torch.cat((every[:, :CONSIDERED], every), dim=1)
@@ -300,6 +292,7 @@ class CloudTips(nn.Module):
 class _Seen:
     """tips: (m n 3), places considered and then open ends. features: (m n FEATURES). digits, sayable: (m e ...)."""
 
+    gate: "_Gate"
     tips: Tensor
     features: Tensor
     digits: Tensor

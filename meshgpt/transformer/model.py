@@ -117,7 +117,8 @@ class FaceWriter(nn.Module):
             beside = around and around.select(at)
             told = self.tips_told(asked[0], at[0], beside, self.cloud_trace(faces, context))
             nats = self.head.nats(*asked, self.hints(beside), told)
-            aimed = None if told is None else told.nats(self.head.digits_of(targets[predicted])[:, :3]).mean()
+            if told is not None and self.training:
+                aimed = told.nats(self.head.digits_of(targets[predicted])[:, :3]).mean()
         else:
             nearby = self.nearby(self.faces_before(faces, group_rows, group_faces), targets)
             nats = self.head.nats(*asked, None if nearby is None else nearby[predicted])
@@ -130,7 +131,7 @@ class FaceWriter(nn.Module):
         num_faces = int((faces[..., -1] >= 0).sum() if around is None else around.faces[:, -1].sum())
         loss = nats.sum() / max(nats.numel(), 1)
         return TransformerOutput(
-            loss=loss if aimed is None or not self.training else loss + AIM * aimed,
+            loss=loss if aimed is None else loss + AIM * aimed,
             bits_per_face=row_bits.sum() / max(num_faces, 1),
             row_bits=row_bits,
             num_faces=num_faces,
