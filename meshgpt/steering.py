@@ -7,6 +7,7 @@ shape they cover. Sequential Monte Carlo, as Lew et al. (arXiv:2306.03081) steer
 
 import math
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, no_type_check
 
@@ -54,14 +55,17 @@ class SteeringConfig(Config):
 
 
 @no_type_check
-def steer(pipe, shape, faces=None, seed=None, config=None, *, progress=False, **options) -> list[GeneratedMesh]:
+def steer(
+    pipe, shape, faces=None, seed=None, config=None, *, progress=False, on_chunk=None, **options
+) -> list[GeneratedMesh]:
     """Meshes that follow a shape, in its place, in the order in which they ended; those cut off by a limit last.
 
     pipe: a `MeshPipeline` whose model takes points. shape: as for `MeshPipeline.generate`, and so are faces and the
     further keywords. Every `chunk` faces, begun meshes are drawn anew (systematic resampling) by what their distance
     from the shape has become: the mean of how far their faces lie from it, and of how far it lies from them. A point
     of the shape that may still be covered counts as far as covered ones are on average, if it is not nearer already.
-    Depends on the seed, which all results tell, and not on anything else. Raises as `MeshPipeline.generate` does.
+    on_chunk(codes, scores) hears of the begun meshes (b n) each time, less is better. Depends on the seed, which all
+    results tell, and not on anything else. Raises as `MeshPipeline.generate` does.
     """
     config = config or SteeringConfig()
     if "points" not in pipe.transformer.config.kinds:
@@ -71,7 +75,7 @@ def steer(pipe, shape, faces=None, seed=None, config=None, *, progress=False, **
     options, _, shown = pipe.options_for(wishes, options)
     conditions = wishes.conditions(pipe.transformer.conditions_of, **shown)
     seed = secrets.randbelow(2**31) if seed is None else int(seed)
-    return _Search(pipe, target, conditions, seed, config, options).run(progress)
+    return _Search(pipe, target, conditions, seed, config, options).run(progress, on_chunk)
 
 
 def _asked(options: dict[str, Any]) -> dict[str, Any]:
@@ -104,12 +108,14 @@ class _Search:
         self.ended: list[GeneratedMesh] = []
         self.seen: set[bytes] = set()
 
-    def run(self, progress: bool) -> list[GeneratedMesh]:
+    def run(self, progress: bool, on_chunk: Callable[[Tensor, np.ndarray], None] | None) -> list[GeneratedMesh]:
         wanted = max(round(self.config.rounds * self.config.particles), 1)
         try:
             with tqdm(total=self.most, disable=not progress, unit=" faces") as bar:
                 while self.count < self.most and len(self.codes) and len(self.ended) < wanted:
                     self._write_chunk()
+                    if on_chunk is not None and len(self.codes):
+                        on_chunk(self.codes, self.scores)
                     bar.set_postfix(ended=len(self.ended), refresh=False)
                     bar.update(self.count - bar.n)
         except KeyboardInterrupt as interrupt:

@@ -105,6 +105,15 @@ def test_a_seed_gives_the_same_meshes_in_the_place_of_the_shape(pipe):
     assert steer(pipe, dense, config=FEW)[0].seed >= 0
 
 
+def test_begun_meshes_are_told_while_they_are_written(pipe):
+    told = []
+    steer(pipe, CUBE, seed=0, config=FEW, on_chunk=lambda codes, scores: told.append((codes, scores)), max_faces=6)
+    lengths = [codes.shape[1] // pipe.transformer.tokens_per_face for codes, _ in told]
+    assert lengths == sorted(set(lengths)) and set(lengths) <= {2, 4, 6} and lengths
+    assert all(len(codes) == len(scores) for codes, scores in told)
+    assert all(pipe.decoded(row[row >= 0]).num_faces for codes, _ in told for row in codes)
+
+
 def test_limits_hold_and_what_ends_is_told_from_what_is_cut(pipe):
     for item in steer(pipe, CUBE, seed=0, config=FEW, min_faces=4, max_faces=7):
         assert 4 <= len(item.codes) / pipe.tokenizer.tokens_per_face <= 7 and item.stopped_by in ("end", "max_faces")
