@@ -58,6 +58,8 @@ if TYPE_CHECKING:
     from meshgpt.shapes.latent_diffusion import LatentDiffusionConfig as LatentDiffusionConfig
     from meshgpt.shapes.occupancy import OccupancyField as OccupancyField
     from meshgpt.shapes.occupancy import OccupancyNetwork as OccupancyNetwork
+    from meshgpt.shapes.pipeline import ShapePipeline as ShapePipeline
+    from meshgpt.shapes.pipeline import ShapePipelineConfig as ShapePipelineConfig
     from meshgpt.shapes.vecset import VectorSetAutoencoder as VectorSetAutoencoder
     from meshgpt.text.captions import CaptionWriter as CaptionWriter
     from meshgpt.text.encoder import text_encoder as text_encoder
@@ -114,6 +116,8 @@ _HOMES = {
     "PrimitiveDataset": "data.primitives",
     "Retopology": "retopology",
     "Sampling": "transformer.sampling",
+    "ShapePipeline": "shapes.pipeline",
+    "ShapePipelineConfig": "shapes.pipeline",
     "StripTokenizer": "tokenizers.strip",
     "SurfaceReport": "mesh.surface",
     "TrainerConfig": "training.settings",

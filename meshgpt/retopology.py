@@ -119,7 +119,7 @@ class Retopology:
 
     def picture(self, size: int = 384) -> np.ndarray:
         """(h, w, 3) uint8: the shape and all that could stand for it, side by side from one place."""
-        shape = self.shape if isinstance(self.shape, Mesh) else _drawn(self.shape)
+        shape = self.shape if isinstance(self.shape, Mesh) else drawn_cloud(self.shape)
         shown = [item for item in self.likenesses if item is not self.itself]
         titles = ["input", *(f"{item.name}, {item.mesh.num_faces} faces" for item in shown)]
         camera = Camera().fitted(shape)
@@ -289,7 +289,7 @@ def _cells(item: Likeness) -> list[str]:
     ]
 
 
-def _drawn(cloud: PointCloud) -> Mesh:
+def drawn_cloud(cloud: PointCloud) -> Mesh:
     """A small octahedron at each point, for pictures."""
     cloud = cloud.subsampled(DRAWN, 0)
     reach = 0.006 * max(float((cloud.bounds[1] - cloud.bounds[0]).max()), 1e-12)

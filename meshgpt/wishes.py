@@ -1,23 +1,20 @@
 """What a user asks of a pipeline, mesh by mesh: words, a category, a number of faces, a shape to follow."""
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, no_type_check
 
 import numpy as np
 from torch import Tensor
 
 from meshgpt.errors import ConditionError
-from meshgpt.mesh.clouds import PointCloud, read_points
-from meshgpt.mesh.files import FORMATS, read_mesh
+from meshgpt.mesh.clouds import PointCloud
 from meshgpt.mesh.frame import Frame
 from meshgpt.mesh.mesh import Mesh
+from meshgpt.mesh.shape_files import as_shape
 from meshgpt.mesh.surface import SurfaceReport, compare_surfaces
 
 KEYWORDS = {"text": "text", "category": "category", "faces": "num_faces", "points": "points", "mesh": "points"}
-HEADER = 1 << 16  # bytes of a .ply file among which its header is looked for
 COMPARED = 4096  # points by which a mesh is compared with the shape it should follow
 
 
@@ -34,15 +31,8 @@ class Target:
         """Of a `Mesh`, a `PointCloud`, an array of points (n, 3) or (n, 6) with normals, a file, or a `Target`."""
         if isinstance(shape, Target):
             return shape
-        if isinstance(shape, (str, Path)):
-            shape = read_shape(shape)
-        if isinstance(shape, Mesh):
-            if not shape.num_faces:
-                raise ConditionError("the mesh to follow has no faces")
-            return cls(shape.normalized(), Frame.of(shape.bounds))
-        if not isinstance(shape, PointCloud):
-            shape = _cloud(shape)
-        return cls(*shape.normalized())
+        shape = as_shape(shape)
+        return cls(shape.normalized(), Frame.of(shape.bounds)) if isinstance(shape, Mesh) else cls(*shape.normalized())
 
     @property
     def placed(self) -> Mesh | PointCloud:
@@ -61,39 +51,6 @@ class Target:
     def compare(self, mesh: Mesh) -> SurfaceReport | None:
         """How far a normalised mesh is from the shape; None for one without area."""
         return compare_surfaces(mesh, self.shape, COMPARED) if mesh.face_areas.sum() > 0 else None
-
-
-@no_type_check
-def _cloud(points) -> PointCloud:
-    if isinstance(points, Tensor):
-        points = points.detach().cpu().numpy()
-    points = np.asarray(points)
-    if points.ndim != 2 or points.shape[1] not in (3, 6):
-        raise ConditionError(f"points must be a PointCloud, (n, 3), or (n, 6) with normals, got {points.shape}")
-    if not len(points):
-        raise ConditionError("points is an empty cloud: give at least one point")
-    return PointCloud(points[:, :3], points[:, 3:] if points.shape[1] == 6 else None)
-
-
-@no_type_check
-def read_shape(path, up="y") -> Mesh | PointCloud:
-    """A mesh, or where a file has no faces (.ply) or cannot have any (.xyz, .npy, ...), a cloud.
-
-    up: the axis of the file that points up. Raises `MeshFileError` for what cannot be read.
-    """
-    extension = Path(path).suffix.lower().lstrip(".")
-    is_mesh = extension in FORMATS and not (extension == "ply" and _lacks_faces(Path(path)))
-    return (read_mesh if is_mesh else read_points)(path, up=up)
-
-
-def _lacks_faces(path: Path) -> bool:
-    """Whether a .ply file announces no face in its header."""
-    try:
-        with path.open("rb") as file:
-            header = file.read(HEADER).partition(b"end_header")[0]
-    except OSError:
-        return False
-    return header.startswith(b"ply") and re.search(rb"^\s*element\s+face\s+0*[1-9]", header, re.MULTILINE) is None
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,13 +13,14 @@ from meshgpt.mesh.canonical import canonicalize
 from meshgpt.mesh.clouds import PointCloud, write_points
 from meshgpt.mesh.files import write_mesh
 from meshgpt.mesh.mesh import Mesh
+from meshgpt.mesh.shape_files import read_shape
 from meshgpt.mesh.surface import compare_surfaces
 from meshgpt.pipeline import CANDIDATE_STRIDE, GeneratedMesh, MeshPipeline, MeshPipelineConfig, faults
 from meshgpt.tokenizers.coordinates import CoordinateTokenizer
 from meshgpt.tokenizers.patch import PatchTokenizer
 from meshgpt.transformer.conditions import KINDS
 from meshgpt.transformer.transformer import MeshTransformer
-from meshgpt.wishes import KEYWORDS, Target, Wishes, read_shape, refusal
+from meshgpt.wishes import KEYWORDS, Target, Wishes, refusal
 
 CLOUD = PointCloud.from_mesh(CUBE, 300, 0)
 PLACE = np.array([5.0, -2.0, 30.0])

@@ -6,10 +6,23 @@ import sys
 from collections.abc import Sequence
 
 from meshgpt import __version__
-from meshgpt.cli import complete, data, demo, doctor, evaluate, generate, imports, pictures, retopo, tokens, train
+from meshgpt.cli import (
+    complete,
+    data,
+    demo,
+    doctor,
+    evaluate,
+    generate,
+    imports,
+    pictures,
+    retopo,
+    shapes,
+    tokens,
+    train,
+)
 from meshgpt.errors import MeshGPTError
 
-GROUPS = (generate, retopo, complete, demo, data, train, evaluate, tokens, pictures, imports, doctor)
+GROUPS = (generate, retopo, complete, shapes, demo, data, train, evaluate, tokens, pictures, imports, doctor)
 ERROR, INTERRUPTED = 1, 130
 
 

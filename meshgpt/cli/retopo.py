@@ -42,8 +42,8 @@ def add_commands(commands: argparse._SubParsersAction, shared: argparse.Argument
 
 def run(arguments: argparse.Namespace) -> None:
     from meshgpt.mesh.picture import save_png
+    from meshgpt.mesh.shape_files import read_shape
     from meshgpt.retopology import retopologize
-    from meshgpt.wishes import read_shape
 
     out = checked_output(arguments)
     shape = read_shape(arguments.shape, arguments.up)
