@@ -121,7 +121,7 @@ def test_an_open_mesh_is_made_solid_first_unless_told_otherwise(balls):
     pipe = ShapePipeline(small_autoencoder(), config=COARSE)
     sheet = Mesh(CUBE.vertices, CUBE.faces[:2])
     made = pipe.reconstruct(sheet)
-    assert made.solid.method == "shell" and made.to_dict()["solid"]["method"] == "shell"
+    assert made.solid is not None and made.solid.method == "shell" and made.to_dict()["solid"]["method"] == "shell"
     with pytest.raises(ConditionError, match="all 64 points lie in one plane: there is no inside"):
         pipe.reconstruct(sheet, make_solid=False)
     assert pipe.reconstruct(CUBE, make_solid=False).solid is None
