@@ -226,17 +226,22 @@ def _paper(**fields) -> VectorSetConfig:
     return VectorSetConfig(drop_path=0.1, **fields)
 
 
+def _heads(cross: int, own: int) -> dict:
+    """Of sizes for a CPU."""
+    return {"cross_heads": cross, "heads": own, "dim_head": 32, "feed_forward": True}
+
+
 def _plain(dim: int, num_latents: int) -> VectorSetConfig:
     return _paper(dim=dim, num_latents=num_latents, dim_latent=dim, bottleneck="none")
 
 
-SMALL = {"cross_heads": 3, "heads": 3, "dim_head": 32, "feed_forward": True}
 PRESETS = {f"kl_d512_m512_l{c}": _paper(dim_latent=c) for c in (512, 64, 32, 16, 8, 4, 2, 1)}
 PRESETS |= {f"ae_d512_m{m}": _plain(512, m) for m in (512, 256, 128, 64)}
 PRESETS |= {f"ae_d{d}_m512": _plain(d, 512) for d in (256, 128, 64)}
 PRESETS |= {
-    "tiny": VectorSetConfig(dim=96, num_latents=48, dim_latent=8, depth=3, **SMALL),  # minutes on a CPU
-    "small": VectorSetConfig(dim=192, num_latents=96, dim_latent=16, depth=6, **{**SMALL, "heads": 6}),
+    "tiny": VectorSetConfig(dim=96, num_latents=48, dim_latent=8, depth=3, **_heads(3, 3)),  # minutes on a CPU
+    "compact": VectorSetConfig(dim=128, num_latents=64, dim_latent=8, depth=4, **_heads(4, 4)),  # an hour
+    "small": VectorSetConfig(dim=192, num_latents=96, dim_latent=16, depth=6, **_heads(3, 6)),
 }
 
 

@@ -22,7 +22,8 @@ class FieldView(Config):
 
     cloud: points of the surface, 0 for none; noise: what they are moved by, normal. volume, near: points with labels.
     stretch: each axis is scaled by a factor in [1 - stretch, 1 + stretch], and the shape brought back to its size; the
-    signs stay right, distances do not. mirror: x and z are mirrored at random, which leaves both right.
+    signs stay right, distances do not. mirror: x and z are mirrored at random, which leaves both right. turn: so does
+    one of the 24 rotations of a cube.
     """
 
     cloud: int = 1024
@@ -31,6 +32,7 @@ class FieldView(Config):
     noise: float = 0.0
     stretch: float = 0.0
     mirror: bool = False
+    turn: bool = False
 
     def validate(self) -> None:
         for field in ("cloud", "volume", "near", "noise"):
@@ -42,6 +44,8 @@ class FieldView(Config):
     def __call__(self, sample: FieldSample, rng: np.random.Generator) -> FieldSample:
         wanted = (("surface", self.cloud), ("volume", self.volume), ("near", self.near))
         parts = {name: _drawn(getattr(sample, name), count, name, rng) for name, count in wanted}
+        if self.turn:
+            _turn(parts, rng)
         if self.stretch or self.mirror:
             parts = self._moved(parts, rng)
         if self.noise:
@@ -59,6 +63,15 @@ class FieldView(Config):
         normals = parts["surface"][:, 3:6] / factors
         parts["surface"][:, 3:6] = normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
         return parts
+
+
+def _turn(parts: dict[str, np.ndarray], rng: np.random.Generator) -> None:
+    """One of the 24 rotations of a cube, of all places and normals."""
+    axes, signs = rng.permutation(3), rng.choice((-1.0, 1.0), 3).astype(np.float32)
+    signs[0] *= signs.prod() * np.linalg.det(np.eye(3)[axes])  # a rotation, not a mirror image
+    for values in parts.values():
+        values[:, :3] = values[:, axes] * signs
+    parts["surface"][:, 3:6] = parts["surface"][:, 3 + axes] * signs
 
 
 def _drawn(values: np.ndarray, count: int, name: str, rng: np.random.Generator) -> np.ndarray:

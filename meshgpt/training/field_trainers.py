@@ -89,7 +89,7 @@ class OccupancyNetworkTrainer(BestKeepingTrainer):
         view = view or FieldView(cloud=300, noise=0.005)
         val = None
         if val_dataset is not None:
-            plain = view.replace(stretch=0.0, mirror=False)
+            plain = view.replace(stretch=0.0, mirror=False, turn=False)
             val = FieldExamples(val_dataset, plain, config.seed, val_embeddings)
         train = FieldExamples(dataset, view, config.seed, embeddings)
         super().__init__(model, train, OccupancyObjective(), config, val_examples=val)
@@ -111,6 +111,6 @@ class VectorSetTrainer(BestKeepingTrainer):
             view.require(not view.stretch, "stretch", "be 0 for a model of distances, which stretching makes wrong")
         val = None
         if val_dataset is not None:
-            val = FieldExamples(val_dataset, view.replace(stretch=0.0, mirror=False), config.seed)
+            val = FieldExamples(val_dataset, view.replace(stretch=0.0, mirror=False, turn=False), config.seed)
         train = FieldExamples(dataset, view, config.seed)
         super().__init__(model, train, VectorSetObjective(), config, val_examples=val)
