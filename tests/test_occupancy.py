@@ -157,6 +157,21 @@ def test_stretching_keeps_signs_and_normals_right():
     assert (make_primitive("box", np.random.default_rng((0, 0)))(inner / factors[0]) > 0).all()
 
 
+def test_turned_shapes_are_turned_as_a_whole_and_never_mirrored():
+    shape, view = PrimitiveDataset(1, ("box",), surface=64, volume=128, near=64)[0], FieldView(64, 128, 64, turn=True)
+    seen, order = set(), np.argsort(shape.volume[:, 3])
+    for seed in range(60):
+        moved = view(shape, np.random.default_rng(seed))
+        again = np.argsort(moved.volume[:, 3])
+        rotation = np.linalg.lstsq(shape.volume[order, :3], moved.volume[again, :3], rcond=None)[0]
+        assert np.allclose(shape.volume[order, :3] @ rotation, moved.volume[again, :3], atol=1e-4)
+        assert np.linalg.det(rotation) == pytest.approx(1, abs=1e-3)
+        inner = (moved.surface[:, :3] - 0.01 * moved.surface[:, 3:6]) @ rotation.T
+        assert (make_primitive("box", np.random.default_rng((0, 0)))(inner) > 0).all()
+        seen.add(tuple(rotation.round().astype(int).flatten()))
+    assert len(seen) > 15  # of 24
+
+
 def test_the_mean_overlap_is_that_of_the_definition():
     found = torch.tensor([[1, 1, 0, 0], [0, 0, 0, 0], [1, 0, 0, 0]]).bool()
     true = torch.tensor([[1, 0, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]]).bool()

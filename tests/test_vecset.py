@@ -20,6 +20,7 @@ KINDS = {
     "none": {"bottleneck": "none", "dim_latent": 24},
     "learned": {"queries": "learned"},
     "normals": {"normals": True, "feed_forward": True, "drop_path": 0.1},
+    "located": {"bottleneck": "normalised", "located": True, "dim_latent": 7, "jitter": 0.1},
 }
 VIEW = FieldView(cloud=40, volume=48, near=16)
 
@@ -92,6 +93,34 @@ def test_bottlenecks_do_what_their_names_say(shapes):
     mean, drawn = model.encode(clouds), model.encode(clouds, torch.randn(3, 8, 4))
     assert torch.equal(model.encode(clouds), mean) and not torch.allclose(mean, drawn)
     assert torch.equal(model.encode(clouds, torch.zeros(3, 8, 4)), mean)
+
+
+def test_located_latents_tell_where_they_are_and_points_look_at_what_is_near(shapes):
+    model, batch = model_of("located").eval(), batch_of(shapes)
+    latents = model.encode(batch.clouds)
+    apart = torch.cdist(latents[..., :3], batch.clouds[..., :3]).amin(dim=-1)
+    assert apart.max() < 2e-3  # each is at a point of its cloud
+    model.near_latents.log_fall.data.fill_(6.0)
+    tokens, place = model.tokens(latents[:1]), latents[:1, 3:4, :3]
+    near, other = ((torch.cdist(place, latents[:1, :, :3])[0, 0]).argsort()[k] for k in (0, -1))
+    before = model.values(tokens, latents[:1], place)
+    changes = []
+    for row in (near, other):
+        changed = tokens.clone()
+        changed[0, row] += 1.0
+        changes.append((model.values(changed, latents[:1], place) - before).abs().item())
+    assert changes[0] > 1e-3 and changes[1] < 1e-6
+
+
+def test_latents_without_a_width_are_jittered_in_training_alone(shapes):
+    model, batch = model_of("located"), batch_of(shapes)
+    found = model.posterior(batch.clouds)
+    assert torch.allclose((0.5 * found.log_variance).exp().mean(dim=(0, 1)), torch.tensor([0.01] * 3 + [0.1] * 4))
+    objective = VectorSetObjective()
+    model.train()
+    assert objective.losses(model, batch).loss != objective.losses(model, batch).loss
+    model.eval()
+    assert objective.losses(model, batch).loss == objective.losses(model, batch).loss
 
 
 def test_latents_are_scaled_by_what_was_measured_and_the_measure_is_saved(shapes, tmp_path):
@@ -181,6 +210,8 @@ def test_what_does_not_fit_is_refused(shapes, tmp_path):
         {"depth": -1},
         {"near_weight": -0.1},
         {"drop_path": 1.0},
+        {"located": True},
+        {"jitter": -0.1},
     ):
         with pytest.raises(ConfigError, match=next(iter(wrong))):
             VectorSetConfig(**wrong)

@@ -1,5 +1,7 @@
 """Attention over sets: a few latent vectors that look at many, or at each other. Nothing here knows of an order."""
 
+import math
+
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float
@@ -40,21 +42,39 @@ class SetAttention(nn.Module):
         x: Float[Tensor, "b m d"],
         context: torch.Tensor | None = None,
         mask: torch.Tensor | None = None,
+        bias: torch.Tensor | None = None,
     ) -> Float[Tensor, "b m d"]:
         """context: (b, n, dc), only where it was announced. mask: (b, n), True where there is something to look at;
-        a row that is all False looks at everything, which keeps its numbers finite."""
+        a row that is all False looks at everything, which keeps its numbers finite. bias: (b, h, m, n), in place of a
+        mask, is added to the scores."""
         x = self.norm(x)
         source = x if self.context_norm is None else self.context_norm(context)
         q = rearrange(self.to_q(x), "b m (h d) -> b h m d", h=self.heads)
         k, v = rearrange(self.to_kv(source), "b n (t h d) -> t b h n d", t=2, h=self.heads)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
-        out = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=_visible(mask))
+        seen = _visible(mask) if bias is None else bias.to(q)
+        out = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=seen)
         return self.to_out(rearrange(out, "b h m d -> b m (h d)"))
 
 
 def _visible(mask: Bool[Tensor, "b n"] | None) -> Tensor | None:
     return None if mask is None else (mask | ~mask.any(dim=1, keepdim=True))[:, None, None]
+
+
+class Nearness(nn.Module):
+    """Has what lies near in space count for more: scores of attention fall with the square of the distance.
+
+    Each head has a fall of its own, which is learned; at first they go evenly, in powers, from `least` to `most`.
+    """
+
+    def __init__(self, heads: int, least: float = 1.0, most: float = 64.0):
+        super().__init__()
+        self.log_fall = nn.Parameter(torch.linspace(math.log(least), math.log(most), heads))
+
+    def forward(self, places: Float[Tensor, "b m 3"], others: Float[Tensor, "b n 3"]) -> Float[Tensor, "b h m n"]:
+        squares = (places[:, :, None] - others[:, None]).square().sum(dim=-1)
+        return -self.log_fall.exp()[:, None, None] * squares[:, None]
 
 
 class SetBlock(nn.Module):
@@ -70,6 +90,7 @@ class SetBlock(nn.Module):
         x: Float[Tensor, "b m d"],
         context: torch.Tensor | None = None,
         mask: torch.Tensor | None = None,
+        bias: torch.Tensor | None = None,
     ) -> Float[Tensor, "b m d"]:
-        x = x + self.attention(x, context, mask)
+        x = x + self.attention(x, context, mask, bias)
         return x + self.feed_forward(x)

@@ -21,7 +21,7 @@ from meshgpt.mesh.isosurface import Field
 from meshgpt.nn.attention import FeedForward
 from meshgpt.nn.conditional import Gaussian
 from meshgpt.nn.fourier import PointEmbedding
-from meshgpt.nn.latents import SetAttention, SetBlock
+from meshgpt.nn.latents import Nearness, SetAttention, SetBlock
 from meshgpt.nn.normalization import RMSNorm
 from meshgpt.nn.precision import dtype_of
 from meshgpt.shapes.field_model import FieldModel
@@ -29,6 +29,7 @@ from meshgpt.shapes.field_model import FieldModel
 BOTTLENECKS = ("kl", "normalised", "none")
 QUERIES = ("points", "learned")
 TARGETS = ("occupancy", "distance")
+PLACE = 3  # numbers that say where a latent is, if it is located
 TOLD = 4  # columns of a cloud beside the places: the normal, and whether it is of a sharp edge
 
 
@@ -50,6 +51,8 @@ class VectorSetConfig(Config):
     dim_latent: int = 32
     bottleneck: str = "kl"
     queries: str = "points"
+    located: bool = False
+    jitter: float = 0.0
     depth: int = 24
     heads: int = 8
     dim_head: int = 64
@@ -70,7 +73,10 @@ class VectorSetConfig(Config):
         self.require(self.bottleneck in BOTTLENECKS, "bottleneck", f"be one of {', '.join(BOTTLENECKS)}")
         self.require(self.queries in QUERIES, "queries", f"be one of {', '.join(QUERIES)}")
         self.require(self.target in TARGETS, "target", f"be one of {', '.join(TARGETS)}")
-        for field in ("near_weight", "kl_weight"):
+        possible = self.queries == "points" and self.bottleneck == "normalised" and self.dim_latent > PLACE
+        need = "need queries 'points', bottleneck 'normalised' and a dim_latent above 3"
+        self.require(not self.located or possible, "located", need)
+        for field in ("near_weight", "kl_weight", "jitter"):
             self.require(getattr(self, field) >= 0, field, "not be negative")
         self.require(0 <= self.drop_path < 1, "drop_path", "lie in [0, 1)")
         whole = self.bottleneck != "none" or self.dim_latent == self.dim
@@ -98,6 +104,7 @@ class VectorSetAutoencoder(FieldModel):
         learned = config.queries == "learned"
         self.learned = nn.Parameter(torch.randn(config.num_latents, dim) * 0.02) if learned else None
         self.gather = SetBlock(dim, *cross, dim_context=dim)
+        self.near_cloud, self.near_latents = (Nearness(cross[0]) if config.located else None for _ in range(2))
         self.narrow, self.widen = _bottleneck(config)
         self.blocks = nn.ModuleList([SetBlock(dim, config.heads, config.dim_head) for _ in range(config.depth)])
         self.ask = SetAttention(dim, *cross, dim_context=dim)
@@ -120,23 +127,30 @@ class VectorSetAutoencoder(FieldModel):
     @no_type_check
     def posterior(self, clouds: Float[Tensor, "b p c"]) -> Gaussian:
         """The distribution of the latents; but for a "kl" bottleneck it has no width."""
-        x = self._gathered(self._checked(clouds))
+        x, places = self._gathered(self._checked(clouds))
         if self.config.bottleneck == "kl":
             return Gaussian(*self.narrow(x).chunk(2, dim=-1))
         latents = self.narrow(x)
         if self.config.bottleneck == "normalised":
             latents = nn.functional.layer_norm(latents, latents.shape[-1:])
-        return Gaussian(latents, torch.full_like(latents, -torch.inf))
+        width = torch.full_like(latents, self.config.jitter)
+        if self.config.located:
+            latents = torch.cat((places.to(latents), latents), dim=-1)
+            width = torch.cat((0.1 * width[..., :1].expand_as(places), width), dim=-1)
+        return Gaussian(latents, 2 * width.log())
 
-    def _gathered(self, clouds: Float[Tensor, "b p c"]) -> Float[Tensor, "b m d"]:
+    def _gathered(self, clouds: Float[Tensor, "b p c"]) -> tuple[Float[Tensor, "b m d"], Float[Tensor, "b m 3"]]:
+        """The cloud as its queries see it, and where these are; learned ones are nowhere."""
         embedded = (self.embed_cloud or self.embed)(clouds)
         if self.learned is not None:
             queries = self.learned.to(embedded.dtype).expand(len(clouds), -1, -1)
-        else:
-            mask = torch.ones(clouds.shape[:2], dtype=torch.bool, device=clouds.device)
-            chosen = farthest_points(clouds[..., :3], mask, self.config.num_latents)
-            queries = embedded.gather(1, chosen[..., None].expand(-1, -1, embedded.shape[-1]))
-        return self.gather(queries, embedded)
+            return self.gather(queries, embedded), clouds.new_zeros(*queries.shape[:2], 3)
+        mask = torch.ones(clouds.shape[:2], dtype=torch.bool, device=clouds.device)
+        chosen = farthest_points(clouds[..., :3], mask, self.config.num_latents)[..., None]
+        queries = embedded.gather(1, chosen.expand(-1, -1, embedded.shape[-1]))
+        places = clouds.gather(1, chosen.expand(-1, -1, clouds.shape[-1]))[..., :3]
+        bias = None if self.near_cloud is None else self.near_cloud(places, clouds[..., :3])
+        return self.gather(queries, embedded, bias=bias), places
 
     @no_type_check
     def _checked(self, clouds):
@@ -149,15 +163,22 @@ class VectorSetAutoencoder(FieldModel):
 
     def tokens(self, latents: Float[Tensor, "b m c"]) -> Float[Tensor, "b m d"]:
         """What points look at: latents after self-attention."""
-        x = self.widen(latents.to(dtype_of(self)))
+        latents = latents.to(dtype_of(self))
+        if self.config.located:
+            x = self.embed(latents[..., :PLACE]) + self.widen(latents[..., PLACE:])
+        else:
+            x = self.widen(latents)
         for block in self.blocks:
             x = _dropped(x, block(x), self.config.drop_path if self.training else 0.0)
         return x
 
-    def values(self, tokens: Float[Tensor, "b m d"], points: Float[Tensor, "b n 3"]) -> Float[Tensor, "b n"]:
-        """A number at each point, positive inside: a logit or a distance."""
+    def values(
+        self, tokens: Float[Tensor, "b m d"], latents: Float[Tensor, "b m c"], points: Float[Tensor, "b n 3"]
+    ) -> Float[Tensor, "b n"]:
+        """A number at each point, positive inside: a logit or a distance; tokens are those of the latents."""
         queries = self.embed(points)
-        x = self.ask(queries, tokens)
+        bias = None if self.near_latents is None else self.near_latents(points, latents[..., :PLACE])
+        x = self.ask(queries, tokens, bias=bias)
         if self.after is not None:
             x = x + queries
             x = x + self.after(x)
@@ -165,13 +186,14 @@ class VectorSetAutoencoder(FieldModel):
 
     @no_type_check
     def logits(self, latents: Float[Tensor, "b m c"], points: Float[Tensor, "b n 3"]) -> Float[Tensor, "b n"]:
-        return self.values(self.tokens(latents), points)
+        return self.values(self.tokens(latents), latents, points)
 
     @no_type_check
     def field(self, latents: Float[Tensor, "b m c"], index: int = 0) -> Field:
         """As `extract` asks it; the self-attention is done once."""
-        tokens = self.tokens(latents[index : index + 1])
-        return lambda points: self.values(tokens, points.to(tokens)[None])[0]
+        latents = latents[index : index + 1]
+        tokens = self.tokens(latents)
+        return lambda points: self.values(tokens, latents, points.to(tokens)[None])[0]
 
     # their scale
 
@@ -209,8 +231,8 @@ def _bottleneck(config: VectorSetConfig) -> tuple[nn.Module, nn.Module]:
         return nn.Identity(), nn.Identity()
     if config.bottleneck == "kl":
         return nn.Linear(config.dim, 2 * config.dim_latent), nn.Linear(config.dim_latent, config.dim)
-    widen = nn.Sequential(_Scaled(config.dim_latent), nn.Linear(config.dim_latent, config.dim))
-    return nn.Linear(config.dim, config.dim_latent), widen
+    told = config.dim_latent - PLACE * config.located
+    return nn.Linear(config.dim, told), nn.Sequential(_Scaled(told), nn.Linear(told, config.dim))
 
 
 def _dropped(before: Float[Tensor, "b m d"], after: Float[Tensor, "b m d"], share: float) -> Float[Tensor, "b m d"]:
@@ -240,7 +262,19 @@ PRESETS |= {f"ae_d512_m{m}": _plain(512, m) for m in (512, 256, 128, 64)}
 PRESETS |= {f"ae_d{d}_m512": _plain(d, 512) for d in (256, 128, 64)}
 PRESETS |= {
     "tiny": VectorSetConfig(dim=96, num_latents=48, dim_latent=8, depth=3, **_heads(3, 3)),  # minutes on a CPU
-    "compact": VectorSetConfig(dim=128, num_latents=64, dim_latent=8, depth=4, **_heads(4, 4)),  # an hour
+    "compact": VectorSetConfig(  # an hour on a CPU
+        dim=128,
+        num_latents=64,
+        dim_latent=16,
+        depth=4,
+        num_frequencies=6,
+        bottleneck="normalised",
+        located=True,
+        jitter=0.05,
+        normals=True,
+        near_weight=0.5,
+        **_heads(4, 4),
+    ),  # fmt: skip
     "small": VectorSetConfig(dim=192, num_latents=96, dim_latent=16, depth=6, **_heads(3, 6)),
 }
 

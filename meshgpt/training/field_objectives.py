@@ -73,7 +73,7 @@ class VectorSetObjective(Objective):
     def losses(self, model: nn.Module, batch: FieldBatch) -> Losses:
         config: Any = model.config
         found = model.posterior(batch.clouds)  # type: ignore[operator]
-        drawn = config.bottleneck == "kl" and model.training
+        drawn = model.training and (config.bottleneck == "kl" or config.jitter > 0)
         values = model.logits(found.sample() if drawn else found.mean, batch.points)  # type: ignore[operator]
         parts = (slice(0, batch.num_volume), slice(batch.num_volume, None))
         volume, near = (self._error(config.target, values[:, part], batch.values[:, part]) for part in parts)
