@@ -4,7 +4,7 @@
     python benchmarks/vector_set.py primitives --categories chair table torus mug --steps 6000
     meshgpt data fields cc0-lowpoly -o runs/fields \\
         --categories crate block plate column bottle book barrel cup table chair
-    python benchmarks/vector_set.py real --data runs/fields --preset compact --steps 8000 --precision bf16   # an hour
+    python benchmarks/vector_set.py real --data runs/fields --preset compact --steps 6000 --precision bf16   # an hour
 
 Of real shapes all categories of the data are learned from, and the simple ones, which are named here, are held out.
 Prints the curve of the held-out IoU, and then IoU, Chamfer distance and F-score as JSON.

@@ -201,8 +201,21 @@ def test_the_steps_on_edm_are_those_of_its_paper():
 
 def test_steps_go_to_the_very_end_where_the_path_lets_them():
     assert Sampler(num_steps=4).times(process_of("linear")).tolist() == [0, 0.25, 0.5, 0.75, 1]
-    ends = Sampler(num_steps=4).times(process_of("linear", "noise"))
+    ends = Sampler(num_steps=4, spacing="uniform").times(process_of("linear", "noise"))
     assert ends[[0, -1]].tolist() == pytest.approx([1e-3, 1 - 1e-3]) and len(ends) == 4
+
+
+def test_steps_are_small_where_a_prediction_says_nothing():
+    process, unsure = process_of("gvp", "noise"), GAUSSIAN.network(process_of("gvp", "noise"))
+    generator = torch.Generator().manual_seed(0)
+
+    def network(x, clock):
+        return unsure(x, clock) + 0.02 * torch.randn(x.shape, generator=generator, dtype=x.dtype)
+
+    drawn = [sample(process, network, NoiseStreams(0, 200), (16,), Sampler(num_steps=20, spacing=spacing))
+             for spacing in (None, "uniform")]  # fmt: skip
+    off = [abs(float(found.std()) - GAUSSIAN.std) for found in drawn]
+    assert off[0] < 0.05 < off[1]
 
 
 # seeds and guidance

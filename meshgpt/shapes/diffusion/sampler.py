@@ -41,9 +41,10 @@ class Sampler(Config):
 
     method: euler, heun, midpoint, rk4, ddim (a step with data and noise as predicted, arXiv:2010.02502), dopri5 (steps
     by its tolerances). num_steps: between noise and data, the last one, where the path is left before its end, straight
-    to the predicted data. spacing: uniform in time, or karras (EDM, Equation 5); None: karras on EDM, else uniform.
-    churn: noise added again, of at most that many steps' worth (EDM, Algorithm 2), where sigma / alpha lies within
-    `churn_range`. diffusion: of an SDE (SiT, section 2.4), by euler or heun: constant, sbdm, sigma, linear, decreasing,
+    to the predicted data. spacing: uniform in time, or karras (EDM, Equation 5); None: karras on EDM and where a
+    prediction says nothing at an end of the path, since steps have to be small there, else uniform. churn: noise added
+    again, of at most that many steps' worth (EDM, Algorithm 2), where sigma / alpha lies within `churn_range`.
+    diffusion: of an SDE (SiT, section 2.4), by euler or heun: constant, sbdm, sigma, linear, decreasing,
     increasing_decreasing, times `diffusion_strength`; None: the ODE.
     """
 
@@ -90,7 +91,8 @@ class Sampler(Config):
         first, last = path.interval(process.regular and self.diffusion is None)
         if self.diffusion is not None and not isinstance(path, EDM):
             last = path.data_time - self.last_step
-        spacing = self.spacing or ("karras" if isinstance(path, EDM) else "uniform")
+        fails = self.diffusion is None and not process.regular
+        spacing = self.spacing or ("karras" if isinstance(path, EDM) or fails else "uniform")
         jumps = spacing == "karras" or last != path.data_time
         share = torch.linspace(0, 1, self.num_steps + (not jumps), dtype=torch.float64)
         if spacing == "uniform":
