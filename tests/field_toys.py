@@ -45,7 +45,7 @@ def balls(monkeypatch):
     """Fields are balls with radii between 0.4 and 0.6; to be set below 0 for empty ones, above 2 for full ones."""
     size = {"radius": 0.5}
 
-    def values(self, tokens, points):
+    def values(self, tokens, latents, points):
         return size["radius"] + 0.1 * torch.tanh(tokens.mean(dim=(1, 2)))[:, None] - points.norm(dim=-1)
 
     monkeypatch.setattr(VectorSetAutoencoder, "values", values)
