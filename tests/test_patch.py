@@ -15,6 +15,7 @@ from meshgpt.mesh.mesh import Mesh, join
 from meshgpt.tokenizers import _compiled
 from meshgpt.tokenizers import _patch_walk as walk
 from meshgpt.tokenizers.patch import PatchTokenizer, layout_of
+from meshgpt.tokenizers.patch_rows import PatchRows
 
 RIGHT, LEFT, BOTH = 1, 2, 3
 LAYOUT = PatchTokenizer().layout
@@ -389,6 +390,44 @@ def test_what_is_drawn_from_the_grammar_is_a_valid_mesh_that_ends_in_time(bins, 
         assert canonicalize_grid(*tokenizer.decode_grid(whole), bins) == grid
         total += len(faces)
     assert total > 2 * rows
+
+
+@pytest.mark.parametrize("bins", [2, 3, 5, 128])
+@pytest.mark.parametrize("room", [False, True])
+def test_rows_read_one_by_one_are_those_of_the_tensors(bins, room):
+    tokenizer, length = PatchTokenizer(num_discrete_coors=bins), 40
+    grammar = tokenizer.grammar
+    codes, _ = sampled(tokenizer, 6, length, seed=bins, room=room)
+    tensors, rows = grammar.start(6, length), grammar.begin(codes[:, :0], length)
+    assert isinstance(rows, PatchRows)
+    for place in range(length):
+        left = torch.full((6,), length - place) if room else None
+        assert torch.equal(grammar.legal(tensors, left), grammar.legal(rows, left))
+        one, two = grammar.surroundings(tensors), grammar.surroundings(rows)
+        assert torch.equal(one.places, two.places) and torch.equal(one.faces, two.faces)
+        assert torch.equal(one.last, two.last)
+        tensors, rows = grammar.advance(tensors, codes[:, place]), grammar.advance(rows, codes[:, place])
+
+
+def test_a_row_that_was_taken_out_goes_on_alone():
+    tokenizer = PatchTokenizer()
+    codes, _ = sampled(tokenizer, 3, 12)
+    rows = tokenizer.grammar.begin(codes[:, :8], 12)
+    alone = rows.select(torch.tensor([False, True, False]))
+    before = tokenizer.grammar.legal(alone)
+    rows.advance(codes[:, 8])
+    assert torch.equal(tokenizer.grammar.legal(alone), before)
+    assert torch.equal(tokenizer.grammar.legal(alone.advance(codes[1:2, 8])), tokenizer.grammar.legal(rows)[1:2])
+
+
+def test_a_token_that_is_not_legal_changes_nothing():
+    tokenizer = PatchTokenizer()
+    row = tokenizer.grammar.begin(torch.tensor([SENTENCE[:6]]), 20).rows[0]
+    before = row.legal(), row.places()
+    for code in np.flatnonzero(~row.legal())[::97].tolist():
+        assert code == tokenizer.vocab_size or not row.take(code)
+        assert (row.legal() == before[0]).all() and (row.places() == before[1]).all()
+    assert row.take(int(np.flatnonzero(before[0])[0]))
 
 
 def test_rows_do_not_meet_and_can_be_taken_out():

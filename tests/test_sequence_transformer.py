@@ -15,6 +15,7 @@ from meshgpt.tokenizers.half_edge import HalfEdgeTokenizer
 from meshgpt.tokenizers.patch import PatchTokenizer
 from meshgpt.tokenizers.strip import StripTokenizer
 from meshgpt.training.mesh_trainers import MeshTransformerTrainer
+from meshgpt.transformer.spelling import SpelledOut
 from meshgpt.transformer.transformer import MeshTransformer
 
 SMALL = {"dim": (32, 24), "attn_depth": 1, "attn_heads": 2, "attn_dim_head": 16, "fine_attn_depth": 1}
@@ -66,6 +67,20 @@ def test_cached_writing_is_uncached_writing(kind, tiny_meshes):
     assert torch.equal(one.codes, two.codes) and one.stopped_by == two.stopped_by
     alone = model.generate_result(prompt[:1], **options, **{name: rows[:1] for name, rows in asked.items()})
     assert torch.equal(one.codes[0][one.codes[0] >= 0], alone.codes[0])
+
+
+@pytest.mark.parametrize("hinted", [True, False])
+def test_a_head_that_is_spelled_out_says_the_same(hinted, tiny_meshes):
+    model = transformer("patches")
+    generator = torch.Generator().manual_seed(0)
+    for weight in model.head.to_hints.parameters():
+        torch.nn.init.normal_(weight, generator=generator)
+    hidden = torch.randn(5, 24, dtype=torch.float64, generator=generator)
+    around = model.tokenizer.surroundings_of(rows_of(model, tiny_meshes, 1)[:, :40]).select((0, slice(20, 25)))
+    hints = model.tokenizer.hints(around.places) if hinted else None
+    may_end = torch.tensor([True, False, True, True, False])
+    one, two = model.head.logits(hidden, may_end, hints), SpelledOut(model.head).logits(hidden, may_end, hints)
+    torch.testing.assert_close(one, two)
 
 
 def test_guidance_reads_what_surrounds_both_rows(tiny_meshes):

@@ -181,6 +181,10 @@ class SequenceGrammar(Protocol):
         """The `GrammarState` of `batch` empty sentences of at most `capacity` tokens."""
         ...
 
+    def begin(self, codes: Int[Tensor, "b n"], capacity: int) -> Any:
+        """The state behind legal tokens padded with -1, to be written on up to `capacity`; `advance` may change it."""
+        ...
+
     def legal(self, state: Any, room: Int[Tensor, " b"] | None = None) -> Bool[Tensor, "b v"]:
         """(b, vocab_size + 1), the end last: True for what may come next, at least one in each row.
 

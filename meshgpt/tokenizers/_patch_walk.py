@@ -64,6 +64,43 @@ def empty_surface(vertices, faces):
     )
 
 
+class Reading(NamedTuple):
+    """A sentence being read: the surface so far, and where the sentence stands on it."""
+
+    vertices: np.ndarray  # (v, 3)
+    surface: Surface
+    spots: np.ndarray  # hash table of vertices by position
+    stack: np.ndarray  # (s, 3), gates to come: a, b and the vertex opposite
+    at: np.ndarray  # (7,), see below
+    guess: np.ndarray  # (3,)
+    corner: np.ndarray  # (3,), the first vertex of the last patch
+    position: np.ndarray  # (3,), of the last vertex said by its place
+    ends: np.ndarray  # (OPEN_ENDS,), room for open ends
+
+
+# Where `Reading.at` has both ends of the gate (-1 until known), a block that waits for its offset (-1 for none), the
+# state said last, whether the gate is a side of a face, whether it has been flipped, and the number of gates to come.
+GATE_FROM, GATE_TO, BLOCK, FOLLOW, GATED, FLIPPED, DEPTH = range(7)
+
+
+@no_type_check
+def empty_reading(layout, tokens):
+    """Nothing read yet, and room for so many tokens."""
+    middle = layout.bins // 2
+    corner = np.array([0, middle, middle])
+    return Reading(
+        vertices=np.empty((tokens, 3), np.int64),
+        surface=empty_surface(tokens, tokens),
+        spots=np.full(2 * tokens + 1, -1, np.int64),
+        stack=np.empty((2 * tokens + 2, 3), np.int64),
+        at=np.array([-1, -1, -1, 0, 0, 0, 0]),
+        guess=corner.copy(),
+        corner=corner,
+        position=np.empty(3, np.int64),
+        ends=np.empty(OPEN_ENDS, np.int64),
+    )
+
+
 @compiled
 @no_type_check
 def find_edge(surface, a, b):
@@ -359,84 +396,99 @@ def push_gates(stack, depth, a, b, tip, follow):
 
 @compiled
 @no_type_check
-def tell(layout, vertices, surface, gate, guess, block, ends, places):
-    """Puts what surrounds a token into `places`, as far as known.
+def tell(layout, reading, places):
+    """Puts what surrounds the next token into `places`, as far as known.
 
     The ends of the gate, the guess, the newest open ends, and the corner of a block that waits for its offset.
     """
+    vertices, guess, ends = reading.vertices, reading.guess, reading.ends
+    a, b, block = reading.at[GATE_FROM], reading.at[GATE_TO], reading.at[BLOCK]
     places[2] = guess
     if block >= 0:
         middle = layout.blocks // 2 * layout.width + layout.width // 2
         for axis in range(2, -1, -1):
             places[3 + ENDS_TOLD, axis] = (guess[axis] + block % layout.blocks * layout.width - middle) % layout.bins
             block //= layout.blocks
-    a, b = gate
     if a >= 0:
         places[0] = vertices[a]
     if b >= 0:
         places[1] = vertices[b]
-        for k in range(min(open_ends(surface, a, b, ends), ENDS_TOLD)):
+        for k in range(min(open_ends(reading.surface, a, b, ends), ENDS_TOLD)):
             places[3 + k] = vertices[ends[k]]
 
 
 @compiled
 @no_type_check
-def read(layout, ids, vertices, surface, places, faces):
+def step(layout, reading, code):
+    """Reads one more token; what is wrong with it, and then nothing has been read."""
+    vertices, surface, at = reading.vertices, reading.surface, reading.at
+    a, b, block, vertex, spot = at[GATE_FROM], at[GATE_TO], at[BLOCK], -1, 0
+    fault = out_of_place(layout, code, block >= 0, b >= 0, at[GATED] == 1, at[FLIPPED] == 1)
+    if fault != SOUND:
+        return fault
+    if code == layout.flip:
+        at[GATE_FROM], at[GATE_TO], at[FLIPPED] = b, a, 1
+        return SOUND
+    follow = at[FOLLOW]
+    if block < 0:
+        follow = code % STATES if code < layout.flip else (code - layout.near) % STATES
+    if layout.block <= code < layout.offset:
+        at[BLOCK], at[FOLLOW] = (code - layout.block) // STATES, follow
+        return SOUND
+    if code < layout.flip:
+        if code // STATES >= open_ends(surface, a, b, reading.ends):
+            return NO_OPEN_END
+        vertex = reading.ends[code // STATES]
+    else:
+        if not read_place(layout, reading.guess, block, code, reading.position):
+            return OUTSIDE
+        spot = find_spot(layout, vertices, reading.spots, reading.position)
+        vertex = reading.spots[spot]
+    fault = clash(surface, a, b, vertex)
+    if fault != SOUND:
+        return fault
+    if vertex < 0:
+        vertex = add_vertex(vertices, surface, reading.spots, spot, reading.position)
+    at[BLOCK], at[FOLLOW] = -1, follow
+    if b < 0:  # the first two vertices of a patch
+        if a < 0:
+            reading.corner[:] = vertices[vertex]
+        at[GATE_FROM if a < 0 else GATE_TO] = vertex
+        reading.guess[:] = vertices[vertex]
+        return SOUND
+    add_face(surface, a, b, vertex)
+    take_up_gate(layout, reading, push_gates(reading.stack, at[DEPTH], a, b, vertex, follow))
+    return SOUND
+
+
+@compiled
+@no_type_check
+def take_up_gate(layout, reading, depth):
+    """Goes on at the newest of so many gates; where there is none, at a new patch."""
+    at, stack = reading.at, reading.stack
+    at[GATE_FROM], at[GATE_TO], at[GATED], at[FLIPPED], at[DEPTH] = -1, -1, 0, 0, 0
+    reading.guess[:] = reading.corner
+    if depth > 0:
+        depth -= 1
+        a, b = stack[depth, 0], stack[depth, 1]
+        at[GATE_FROM], at[GATE_TO], at[GATED], at[DEPTH] = a, b, 1, depth
+        guess_opposite(layout, reading.vertices, a, b, stack[depth, 2], reading.guess)
+
+
+@compiled
+@no_type_check
+def read(layout, ids, reading, places, faces):
     """Grows a surface by what the ids say: (what is wrong, the number of tokens before it).
 
     places: (n + 1, PLACES_TOLD, 3), filled with what surrounds each token and the one to come; see `tell`. faces:
     (n + 1,), with how many there are before it. Neither has anything behind a fault.
     """
-    spots = np.full(2 * len(vertices) + 1, -1, np.int64)
-    stack, depth = np.empty((2 * len(ids) + 2, 3), np.int64), 0  # gates: a, b and the vertex opposite
-    guess, corner = np.empty(3, np.int64), np.full(3, layout.bins // 2, np.int64)
-    position, ends = np.empty(3, np.int64), np.empty(OPEN_ENDS, np.int64)
-    corner[0] = 0
-    guess[:] = corner
-    a, b, block, follow, spot, gated, flipped = -1, -1, -1, 0, 0, False, False
     for n in range(len(ids)):
-        code, vertex = ids[n], -1
-        tell(layout, vertices, surface, (a, b), guess, block, ends, places[n])
-        faces[n] = surface.count[2]
-        fault = out_of_place(layout, code, block >= 0, b >= 0, gated, flipped)
+        tell(layout, reading, places[n])
+        faces[n] = reading.surface.count[2]
+        fault = step(layout, reading, ids[n])
         if fault != SOUND:
             return fault, n
-        if code == layout.flip:
-            a, b, flipped = b, a, True
-            continue
-        if block < 0:
-            follow = code % STATES if code < layout.flip else (code - layout.near) % STATES
-        if layout.block <= code < layout.offset:
-            block = (code - layout.block) // STATES
-            continue
-        if code < layout.flip:
-            if code // STATES >= open_ends(surface, a, b, ends):
-                return NO_OPEN_END, n
-            vertex = ends[code // STATES]
-        else:
-            if not read_place(layout, guess, block, code, position):
-                return OUTSIDE, n
-            spot = find_spot(layout, vertices, spots, position)
-            vertex = spots[spot]
-            block = -1
-        fault = clash(surface, a, b, vertex)
-        if fault != SOUND:
-            return fault, n
-        if vertex < 0:
-            vertex = add_vertex(vertices, surface, spots, spot, position)
-        if b < 0:  # the first two vertices of a patch
-            corner[:] = vertices[vertex] if a < 0 else corner
-            a, b = (vertex, -1) if a < 0 else (a, vertex)
-            guess[:] = vertices[vertex]
-            continue
-        add_face(surface, a, b, vertex)
-        depth = push_gates(stack, depth, a, b, vertex, follow)
-        a, b, gated, flipped = -1, -1, depth > 0, False
-        guess[:] = corner
-        if gated:
-            depth -= 1
-            a, b = stack[depth, 0], stack[depth, 1]
-            guess_opposite(layout, vertices, a, b, stack[depth, 2], guess)
-    tell(layout, vertices, surface, (a, b), guess, block, ends, places[len(ids)])
-    faces[len(ids)] = surface.count[2]
+    tell(layout, reading, places[len(ids)])
+    faces[len(ids)] = reading.surface.count[2]
     return SOUND, len(ids)

@@ -167,13 +167,13 @@ class PatchTokenizer(SequenceTokenizer):
         wrong = np.flatnonzero((ids < 0) | (ids >= self.vocab_size))
         if len(wrong):
             raise CodesError(f"id {ids[wrong[0]]} is out of range: ids are 0 .. {self.vocab_size - 1}")
-        vertices, surface = np.empty((len(ids), 3), dtype=np.int64), walk.empty_surface(len(ids), len(ids))
+        reading = walk.empty_reading(self.layout, len(ids))
         places = np.full((len(ids) + 1, self.num_places, 3), -1, dtype=np.int64)
         faces = np.zeros(len(ids) + 1, dtype=np.int64)
-        fault, position = walk.read(self.layout, np.ascontiguousarray(ids), vertices, surface, places, faces)
+        fault, position = walk.read(self.layout, np.ascontiguousarray(ids), reading, places, faces)
         if fault != walk.SOUND and errors == "raise":
             raise TokenError(f"{COMPLAINTS[fault]}, got {ids[position]}", position)
-        return vertices, surface, places, faces
+        return reading.vertices, reading.surface, places, faces
 
 
 def layout_of(bins: int) -> walk.Layout:

@@ -6,7 +6,7 @@ never change. Rows of a table that must not be written to go to its last row, wh
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, cast, overload
 
 import torch
 import torch.nn.functional as F
@@ -15,9 +15,8 @@ from torch import Tensor
 
 from meshgpt.mesh.grammar import Surroundings
 from meshgpt.tokenizers._patch_walk import ENDS_TOLD, OPEN_ENDS, STATES, Layout
-from meshgpt.tokenizers.sequence import GrammarState
-
-CHILDREN = (0, 1, 1, 2)  # faces that follow in each state
+from meshgpt.tokenizers.patch_rows import CHILDREN, PatchRows
+from meshgpt.tokenizers.sequence import GrammarState, begun
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,18 @@ class PatchGrammar:
             ended=zeros().bool(),
         )
 
-    def surroundings(self, state: PatchState) -> Surroundings:
+    def begin(self, codes: Int[Tensor, "b n"], capacity: int) -> PatchState | PatchRows:
+        """On a CPU each row is read for itself; elsewhere all go through the same steps, in tensors."""
+        if codes.device.type != "cpu":
+            return cast(PatchState, begun(self, codes, capacity))
+        rows = PatchRows.start(self.layout, len(codes), capacity)
+        for column in codes.unbind(dim=1):
+            rows.advance(column)
+        return rows
+
+    def surroundings(self, state: PatchState | PatchRows) -> Surroundings:
+        if isinstance(state, PatchRows):
+            return state.surroundings()
         ends = state.open_ends[:, :ENDS_TOLD]
         vertices = torch.cat((state.gate, ends), dim=1)
         places = self._unpacked(state.places.gather(1, vertices.clamp(min=0)))
@@ -113,7 +123,9 @@ class PatchGrammar:
 
     # what may come next
 
-    def legal(self, state: PatchState, room: Int[Tensor, " b"] | None = None) -> Bool[Tensor, "b v"]:
+    def legal(self, state: PatchState | PatchRows, room: Int[Tensor, " b"] | None = None) -> Bool[Tensor, "b v"]:
+        if isinstance(state, PatchRows):
+            return state.legal(room)
         tips = self._tips_taken(state)
         near, blocks, offsets = self._legal_places(state, self._places_taken(state, tips))
         whole, begun, flip, rest = self._fitting(state, room)
@@ -136,7 +148,7 @@ class PatchGrammar:
         The first two vertices of a patch have no state but 0. Every gate is taken to need two tokens.
         """
         first, tip = state.gate[:, 0] < 0, state.gate[:, 1] >= 0
-        follow = 2 * torch.tensor(CHILDREN, device=tip.device)
+        follow = 2 * torch.from_numpy(CHILDREN).to(tip.device)
         states = tip[:, None] | (follow == 0)
         if room is None:
             return states, states, torch.ones_like(tip), torch.ones_like(tip)
@@ -194,7 +206,13 @@ class PatchGrammar:
 
     # one more token
 
-    def advance(self, state: PatchState, code: Int[Tensor, " b"]) -> PatchState:
+    @overload
+    def advance(self, state: PatchState, code: Tensor) -> PatchState: ...
+    @overload
+    def advance(self, state: PatchRows, code: Tensor) -> PatchRows: ...
+    def advance(self, state: PatchState | PatchRows, code: Int[Tensor, " b"]) -> PatchState | PatchRows:
+        if isinstance(state, PatchRows):
+            return state.advance(code)
         layout = self.layout
         live = ~state.ended & (code >= 0) & (code < layout.end)
         is_block = live & (code >= layout.block) & (code < layout.offset)

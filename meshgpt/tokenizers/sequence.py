@@ -36,6 +36,14 @@ class GrammarState:
         return replace(self, **{name: torch.where(_beside(rows, one), one, two) for name, (one, two) in pairs.items()})
 
 
+def begun(grammar: SequenceGrammar, codes: Int[Tensor, "b n"], capacity: int) -> GrammarState:
+    """The state of a grammar behind tokens padded with -1, read one after the other."""
+    state = grammar.start(len(codes), capacity, codes.device)
+    for column in codes.unbind(dim=1):
+        state = grammar.advance(state, column.clamp(min=0)).where(column >= 0, state)
+    return state
+
+
 def _beside(rows: Tensor, part: Tensor) -> Tensor:
     return rows.reshape(-1, *[1] * (part.ndim - 1))
 

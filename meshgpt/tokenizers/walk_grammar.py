@@ -1,14 +1,14 @@
 """Which tokens of a walk can still become a valid mesh, in tensor form."""
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
 from meshgpt.mesh.grammar import Surroundings
-from meshgpt.tokenizers.sequence import GrammarState
+from meshgpt.tokenizers.sequence import GrammarState, begun
 
 MARKS, WHOLE = 5, 3  # kinds of marks; vertices of a face
 START_TOKENS, STEP_TOKENS = 10, 4
@@ -65,6 +65,9 @@ class WalkGrammar:
             against=nothing,
             ended=nothing,
         )
+
+    def begin(self, codes: Int[Tensor, "b n"], capacity: int) -> WalkState:
+        return cast(WalkState, begun(self, codes, capacity))
 
     def surroundings(self, state: WalkState) -> Surroundings:
         digits = [state.last // self.bins**power % self.bins for power in (2, 1, 0)]

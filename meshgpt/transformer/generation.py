@@ -23,7 +23,7 @@ from meshgpt.transformer.model import FaceWriter
 from meshgpt.transformer.recurrence import Recurrence
 from meshgpt.transformer.sampling import Chooser, Legal, Streams
 from meshgpt.transformer.sentences import Sentences
-from meshgpt.transformer.spelling import HintedHead
+from meshgpt.transformer.spelling import HintedHead, SpelledOut, SpellingHead
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +102,8 @@ class CachedReader:
         self.vertices = vertices.last(self.counts, most) if vertices is not None and most else vertices
         self.last = model.faces_before(faces, rows, self.counts)
         self.trace = model.cloud_trace(faces, context)
+        self.spelled_out = SpelledOut(model.head) if isinstance(model.head, SpellingHead) else None
+        self.known: tuple[Surroundings | None, Tensor | None] = (None, None)
         self.traced = self.counts if around is None else around.faces[:, -1]
         self.start_face()
 
@@ -125,7 +127,7 @@ class CachedReader:
         x = self.plan if codes is None else self.model.embed_code(codes, self.place - 1, self.counts)
         self._follow(around)
         if self.model.around is not None and around is not None:
-            x = x + self.model.around.fine(around.places)
+            x = x + self.model.around.to_fine(self._told(around))
         x = rearrange(x, "b d -> b 1 d")
         for index, layer in enumerate(self.model.fine_memory):
             x, states = cast(Recurrence, layer).step(x, self.memory[index])
@@ -134,6 +136,14 @@ class CachedReader:
         self.place += 1
         asked = self.model.fine_asked(self.context)
         return self.model.fine.step(torch.cat((*before, x), dim=1), self.fine, context=asked)[:, -1]
+
+    def _told(self, around: Surroundings | None) -> Tensor | None:
+        """What the model reads of surroundings, which both stacks want of the same ones, one after the other."""
+        if around is None or self.model.around is None:
+            return None
+        if self.known[0] is not around:
+            self.known = around, self.model.around.told(around.places)
+        return self.known[1]
 
     def _follow(self, around: Surroundings | None) -> None:
         """Keeps what surrounds the next code, and covers the cloud with the face that the last one has finished."""
@@ -150,14 +160,18 @@ class CachedReader:
     ) -> CodeHead | CopyingHead | HintedHead:
         rows = torch.arange(len(hidden), device=hidden.device)
         told = self.model.tips_told(hidden, rows, self.around, self.trace)
-        return self.model.head_for(hidden, place, said, self.vertices, self.counts, self.last, self.around, told)
+        known = self.vertices, self.counts, self.last, self.around, told
+        head = self.model.head_for(hidden, place, said, *known)
+        return dataclasses.replace(head, spelled_out=self.spelled_out) if isinstance(head, HintedHead) else head
 
     def finish_face(self, faces: Int[Tensor, "b 1 t"], after: Surroundings | None = None) -> None:
         self.last = torch.cat((self.last, faces), dim=1)[:, 1:]
         embedded = self.model.embed(faces, self.counts)
         self.before = [*self.before, embedded[:, 0]][1:]
         behind = None if after is None else after.select((slice(None), None))
-        inputs = self.model.coarse_inputs(faces, embedded, self.context, behind)
+        told = self._told(after)
+        told = told if told is None else told[:, None]
+        inputs = self.model.coarse_inputs(faces, embedded, self.context, behind, told)
         plans = self.model.coarse_step(inputs, self.coarse, self.context)
         self.plan = plans[:, 0]
         if self.model.pointer is not None and self.vertices is not None:
@@ -230,6 +244,15 @@ class GuidedReader:
 
     def __init__(self, inner: "CachedReader | UncachedReader", guidance: Guidance):
         self.inner, self.guidance = inner, guidance
+        self.doubled: tuple[Surroundings | None, Surroundings | None] = (None, None)
+
+    def _twice(self, around: Surroundings | None) -> Surroundings | None:
+        """Of surroundings, for both rows of each; one and the same as long as they are."""
+        if around is None:
+            return None
+        if self.doubled[0] is not around:
+            self.doubled = around, around.select(torch.arange(len(around.faces), device=around.faces.device).repeat(2))
+        return self.doubled[1]
 
     @property
     def counts(self) -> Int[Tensor, " b"]:
@@ -239,7 +262,7 @@ class GuidedReader:
         self.inner.start_face()
 
     def read_code(self, codes: Tensor | None, around: Surroundings | None = None) -> Float[Tensor, "b d2"]:
-        hidden = self.inner.read_code(None if codes is None else codes.repeat(2), _twice(around))
+        hidden = self.inner.read_code(None if codes is None else codes.repeat(2), self._twice(around))
         return rearrange(hidden, "(two b) d -> b (two d)", two=2)
 
     def head(self, hidden: Float[Tensor, "b d2"], place: int, said: Int[Tensor, "b t"]) -> GuidedHead:
@@ -247,7 +270,7 @@ class GuidedReader:
         return GuidedHead(self.inner.head(both, place, said.repeat(2, 1)), self.guidance, self.counts)
 
     def finish_face(self, faces: Int[Tensor, "b 1 t"], after: Surroundings | None = None) -> None:
-        self.inner.finish_face(faces.repeat(2, 1, 1), _twice(after))
+        self.inner.finish_face(faces.repeat(2, 1, 1), self._twice(after))
 
     def select(self, rows: Int[Tensor, " r"]) -> None:
         self.inner.select(torch.cat((rows, rows + len(self.counts))))
@@ -261,11 +284,6 @@ def write(model: FaceWriter, request: Request) -> GenerationResult:
     `GenerationInterrupted`, with all that has been written as its `result`, for a Ctrl-C.
     """
     return _Writing(model, request).run()
-
-
-def _twice(around: Surroundings | None) -> Surroundings | None:
-    rows = None if around is None else torch.arange(len(around.faces), device=around.faces.device).repeat(2)
-    return None if around is None else around.select(rows)
 
 
 def _reader(model: FaceWriter, faces: Int[Tensor, "b nf t"], request: Request) -> Reader:

@@ -348,14 +348,18 @@ class FaceWriter(nn.Module):
         embedded: Float[Tensor, "b nf t d"],
         context: Context | None = None,
         after: Surroundings | None = None,
+        told: Tensor | None = None,
     ) -> CoarseInputs:
         """The coarse stack's input for each face, from that face alone; `context` tells whether its place matters.
 
-        `after`: (b nf ...), the surroundings behind each, where faces share codes.
+        `after`: (b nf ...), the surroundings behind each, where faces share codes. `told`: (b nf e), what was read of
+        them, if it was before.
         """
         tokens = self.to_face(rearrange(embedded, "b nf t d -> b nf (t d)"))
         if after is not None:
-            tokens = tokens if self.around is None else tokens + self.around.coarse(after.places)
+            if self.around is not None:
+                told = self.around.told(after.places) if told is None else told
+                tokens = tokens + self.around.to_coarse(told)
             return CoarseInputs(tokens, said=after.faces)
         reads_cloud = context is not None and context.cloud is not None
         if self.features is None and self.distance_bias is None and not reads_cloud:
@@ -364,8 +368,8 @@ class FaceWriter(nn.Module):
         with torch.no_grad():
             corners = self._tokens.corners(faces[whole])
         if self.features is not None:
-            told = self.features(corners)
-            tokens = tokens.index_put(torch.nonzero(whole, as_tuple=True), told.to(tokens.dtype), accumulate=True)
+            seen = self.features(corners).to(tokens.dtype)
+            tokens = tokens.index_put(torch.nonzero(whole, as_tuple=True), seen, accumulate=True)
         centres = tokens.new_zeros(*whole.shape, 3, dtype=torch.float32)
         centres[whole] = corners.float().mean(dim=1)
         placed = tokens.new_zeros(*whole.shape, self.form.face_corners, 3, dtype=torch.float32)

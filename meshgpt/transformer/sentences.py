@@ -13,11 +13,9 @@ class Sentences:
 
     def __init__(self, grammar: SequenceGrammar, begun: Int[Tensor, "b n"], capacity: int):
         """`begun`: codes that are read already, padded with -1; rows may grow to `capacity` codes."""
-        self.grammar, self.state = grammar, grammar.start(len(begun), capacity, begun.device)
+        self.grammar, self.state = grammar, grammar.begin(begun, capacity)
         self.lengths = (begun >= 0).sum(dim=1)
         self.since = self.lengths.clone()  # where the codes of the face being written begin
-        for codes in begun.unbind(dim=1):
-            self.state = grammar.advance(self.state, codes.clamp(min=0)).where(codes >= 0, self.state)
         self.around: Surroundings = grammar.surroundings(self.state)
 
     @property

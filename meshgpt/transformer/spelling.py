@@ -196,6 +196,51 @@ class SpellingHead(nn.Module):
         return getattr(self, f"{name}{place}")
 
 
+class SpelledOut:
+    """All that `SpellingHead.logits` needs and that no hidden vector changes, worked out once for many of them."""
+
+    def __init__(self, head: SpellingHead):
+        self.head, self.places = head, [_Place.of(head, place) for place in range(1, head.places)]
+
+    def logits(
+        self, hidden: Float[Tensor, "b d"], may_end: Tensor, hints: Int[Tensor, "b p c"] | None = None
+    ) -> Float[Tensor, "b v"]:
+        """log p of every code and, last, of the end, as the head's own."""
+        first = self.head._first(hidden, may_end, hints, None)
+        total = first[:, self.head.digits[:, 0]]
+        for index, place in enumerate(self.places, start=1):
+            vectors = F.silu(self.head.mix[index - 1](hidden)[:, None] + place.said)
+            scores = wide(self.head.out[index - 1](vectors)) + place.closed
+            told = None if hints is None else hints[:, index]
+            if told is not None and self.head.to_hints is not None and bool((told >= 0).any()):
+                added = torch.where(told[:, None] >= 0, wide(self.head.to_hints[index](vectors)), 0.0)
+                at = told.clamp(min=0)[:, None].expand(added.shape)
+                scores = scores.scatter_add(-1, at, added.to(scores.dtype))
+            flat = F.pad(scores.log_softmax(dim=-1).flatten(1), (0, 1))
+            total += flat.index_select(1, place.of_code)
+        return torch.cat((total, first[:, -1:]), dim=-1)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Of one digit behind the first: beginnings that leave a choice of it, and where each code finds its score."""
+
+    said: Float[Tensor, "n d"]  # what the digits of each beginning add
+    closed: Float[Tensor, "n c"]  # -inf for digits that no code has there
+    of_code: Int[Tensor, " v"]  # among n * c scores, and a zero behind them for codes that have no choice
+
+    @classmethod
+    def of(cls, head: SpellingHead, place: int) -> "_Place":
+        after, own = head._of("after", place), head._of("begins", place)
+        is_open = (after >= 0).sum(dim=-1) > 1
+        begins, number = is_open.nonzero().squeeze(-1), (is_open.cumsum(dim=0) - 1).clamp(min=0)
+        digits = head.digits[head._of("example", place)[begins]]
+        said = torch.stack([head.said[before](digits[:, before]) for before in range(place)]).sum(dim=0)
+        closed = torch.zeros(after[begins].shape, device=said.device).masked_fill(after[begins] < 0, -torch.inf)
+        scores = number[own] * after.shape[1] + head.digits[:, place]
+        return cls(said, closed, torch.where(is_open[own], scores, closed.numel()))
+
+
 @dataclass(frozen=True)
 class HintedHead:
     """A `SpellingHead` with what is known around a code: the same two questions, answered with it."""
@@ -203,13 +248,16 @@ class HintedHead:
     head: SpellingHead
     hints: Tensor | None  # (b d c)
     told: TipsTold | None = None
+    spelled_out: SpelledOut | None = None
 
     def select(self, rows: Int[Tensor, " r"]) -> "HintedHead":
         hints = None if self.hints is None else self.hints[rows]
-        return HintedHead(self.head, hints, self.told and self.told.select(rows))
+        return HintedHead(self.head, hints, self.told and self.told.select(rows), self.spelled_out)
 
     def logits(self, hidden: Float[Tensor, "b d"], may_end: Bool[Tensor, " b"]) -> Float[Tensor, "b v"]:
         """log p of every code and, last, of the end."""
+        if self.spelled_out is not None and self.told is None:
+            return self.spelled_out.logits(hidden, may_end, self.hints)
         return self.head.logits(hidden, may_end, self.hints, self.told)
 
     def sample(self, hidden: Float[Tensor, "b d"], uniform: Tensor, may_end: Tensor) -> Int[Tensor, " b"]:

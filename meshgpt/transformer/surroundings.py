@@ -3,7 +3,6 @@
 import math
 
 import torch
-from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -21,25 +20,23 @@ class SurroundingsEmbedding(nn.Module):
 
     def __init__(self, num_places: int, bins: int, widths: tuple[int, ...]):
         super().__init__()
-        self.bins = bins
+        self.bins, self.frequencies = bins, math.pi * torch.tensor(FREQUENCIES)
         features = num_places * (3 + 6 + 1) + 9 * 2 * len(FREQUENCIES)
         self.read = nn.Sequential(nn.Linear(features, 2 * max(widths)), nn.SiLU())
         self.to_coarse, self.to_fine = (nn.Linear(2 * max(widths), width) for width in widths)
 
     def coarse(self, places: Int[Tensor, "*n m 3"]) -> Float[Tensor, "*n d"]:
-        return self.to_coarse(self._read(places))
+        return self.to_coarse(self.told(places))
 
     def fine(self, places: Int[Tensor, "*n m 3"]) -> Float[Tensor, "*n d"]:
-        return self.to_fine(self._read(places))
+        return self.to_fine(self.told(places))
 
-    def _read(self, places: Tensor) -> Tensor:
+    def told(self, places: Int[Tensor, "*n m 3"]) -> Float[Tensor, "*n e"]:
+        """What both read of places."""
         there = (places >= 0).any(dim=-1, keepdim=True).float()
         centred = ((places + 0.5) / self.bins * 2 - 1) * there
-        step = (places - places[..., 2:3, :]) * there * there[..., 2:3, :]
-        near = (step / NEARBY).clamp(-1, 1)
-        turns = rearrange(centred[..., :3, :], "... m c -> ... (m c)")[..., None] * (
-            math.pi * torch.tensor(FREQUENCIES, device=places.device)
-        )
-        waves = rearrange(torch.stack((turns.sin(), turns.cos()), dim=-1), "... c f w -> ... (c f w)")
-        told = rearrange(torch.cat((centred, step / self.bins, near, there), dim=-1), "... m c -> ... (m c)")
-        return self.read(torch.cat((told, waves), dim=-1).to(dtype_of(self)))
+        step = (places - places[..., 2:3, :]) * (there * there[..., 2:3, :])
+        turns = centred[..., :3, :].flatten(-2)[..., None] * self.frequencies.to(places.device)
+        waves = torch.stack((turns.sin(), turns.cos()), dim=-1).flatten(-3)
+        each = torch.cat((centred, step / self.bins, (step / NEARBY).clamp(-1, 1), there), dim=-1).flatten(-2)
+        return self.read(torch.cat((each, waves), dim=-1).to(dtype_of(self)))
