@@ -41,7 +41,7 @@ def writing(faces: int, window: int, copy_dim: int) -> dict[str, float]:
     import torch
     from einops import rearrange
 
-    from meshgpt.transformer.generation import CachedReader
+    from meshgpt.transformer.readers import CachedReader
 
     model, codes = made(faces, window, copy_dim)
     folded = rearrange(codes, "b (nf t) -> b nf t", t=model.tokens_per_face)

@@ -18,7 +18,7 @@ from meshgpt.tokenizers.patch import PatchTokenizer
 from meshgpt.transformer.cloud_reader import Cloud
 from meshgpt.transformer.cloud_sketch import GRID, Sketch
 from meshgpt.transformer.cloud_tips import COVERED, NEVER, CloudTips, CloudTrace
-from meshgpt.transformer.generation import CachedReader, UncachedReader
+from meshgpt.transformer.readers import CachedReader, UncachedReader
 from meshgpt.transformer.sentences import Sentences
 from meshgpt.transformer.transformer import MeshTransformer
 

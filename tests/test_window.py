@@ -11,7 +11,7 @@ from toy_tokenizers import RawTokenizer
 from meshgpt.errors import CodesError, ConfigError, GenerationError
 from meshgpt.tokenizers.strip import StripTokenizer
 from meshgpt.transformer.cache import empty_cache
-from meshgpt.transformer.generation import CachedReader
+from meshgpt.transformer.readers import CachedReader
 from meshgpt.transformer.recurrence import Recurrence
 from meshgpt.transformer.stack import DecoderRun
 from meshgpt.transformer.transformer import MeshTransformer

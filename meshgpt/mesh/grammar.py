@@ -166,6 +166,13 @@ class Surroundings:
         """Some of the sentences, or some places in them."""
         return Surroundings(self.places[index], self.faces[index], None if self.last is None else self.last[index])
 
+    @staticmethod
+    def join(parts: "list[Surroundings]") -> "Surroundings":
+        """Those of several sentences, one after the other."""
+        last = [part.last for part in parts if part.last is not None]
+        places, faces = torch.cat([part.places for part in parts]), torch.cat([part.faces for part in parts])
+        return Surroundings(places, faces, torch.cat(last) if last else None)
+
 
 @runtime_checkable
 class SequenceGrammar(Protocol):

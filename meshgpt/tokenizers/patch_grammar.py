@@ -18,6 +18,8 @@ from meshgpt.tokenizers._patch_walk import ENDS_TOLD, OPEN_ENDS, STATES, Layout
 from meshgpt.tokenizers.patch_rows import CHILDREN, PatchRows
 from meshgpt.tokenizers.sequence import GrammarState, begun
 
+FEW_ROWS = 8  # that a GPU waits for no longer than for steps of its own
+
 
 @dataclass(frozen=True)
 class PatchState(GrammarState):
@@ -94,10 +96,10 @@ class PatchGrammar:
         )
 
     def begin(self, codes: Int[Tensor, "b n"], capacity: int) -> PatchState | PatchRows:
-        """On a CPU each row is read for itself; elsewhere all go through the same steps, in tensors."""
-        if codes.device.type != "cpu":
+        """Few rows, or those on a CPU, are read one by one; else all go through the same steps, in tensors."""
+        if codes.device.type != "cpu" and len(codes) > FEW_ROWS:
             return cast(PatchState, begun(self, codes, capacity))
-        rows = PatchRows.start(self.layout, len(codes), capacity)
+        rows = PatchRows.start(self.layout, len(codes), capacity, codes.device)
         for column in codes.unbind(dim=1):
             rows.advance(column)
         return rows

@@ -1,12 +1,11 @@
-"""Sentences of patches while they are written on a CPU: one reading a row, which each token changes in place.
+"""Sentences of patches while they are written: one reading a row, which each token changes in place.
 
-The same answers as `PatchGrammar` gives over tensors, which suits a GPU. With few rows this is many times faster.
+The same answers as `PatchGrammar` gives over tensors, which suits many rows on a GPU; this is many times faster else.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
 
 import numpy as np
 import torch
@@ -142,25 +141,28 @@ class PatchRow:
 class PatchRows:
     """The state of rows that are being written; see `PatchRow`."""
 
-    def __init__(self, rows: list[PatchRow]):
-        self.rows = rows
+    def __init__(self, rows: list[PatchRow], device: torch.device):
+        """`device`: where what is told of them goes."""
+        self.rows, self.device = rows, device
 
     @classmethod
-    def start(cls, layout: Layout, batch: int, capacity: int) -> "PatchRows":
+    def start(cls, layout: Layout, batch: int, capacity: int, device: torch.device) -> "PatchRows":
         """Rows of at most `capacity` tokens with nothing in them."""
-        return cls([PatchRow(layout, walk.empty_reading(layout, max(capacity, 1))) for _ in range(batch)])
+        return cls([PatchRow(layout, walk.empty_reading(layout, max(capacity, 1))) for _ in range(batch)], device)
 
-    def select(self, rows: Any) -> "PatchRows":
+    def select(self, rows: Tensor) -> "PatchRows":
         """Some of the rows, by index or mask; they can go on in another way than these."""
-        return PatchRows([self.rows[row].copy() for row in torch.arange(len(self.rows))[rows].tolist()])
+        chosen = torch.arange(len(self.rows))[rows.cpu()].tolist()
+        return PatchRows([self.rows[row].copy() for row in chosen], self.device)
 
     def legal(self, room: Int[Tensor, " b"] | None = None) -> Bool[Tensor, "b v"]:
         left = [None] * len(self.rows) if room is None else room.tolist()
-        return _stacked([row.legal(most) for row, most in zip(self.rows, left, strict=True)])
+        return self._stacked([row.legal(most) for row, most in zip(self.rows, left, strict=True)])
 
     def surroundings(self) -> Surroundings:
-        places, last = (_stacked([part(row) for row in self.rows]) for part in (PatchRow.places, PatchRow.last))
-        return Surroundings(places, torch.tensor([row.num_faces for row in self.rows], dtype=torch.long), last)
+        places, last = (self._stacked([part(row) for row in self.rows]) for part in (PatchRow.places, PatchRow.last))
+        faces = self._stacked([np.array(row.num_faces) for row in self.rows])
+        return Surroundings(places, faces, last)
 
     def advance(self, codes: Int[Tensor, " b"]) -> "PatchRows":
         """These rows with one more token each; -1 is none."""
@@ -169,16 +171,15 @@ class PatchRows:
                 row.take(code)
         return self
 
+    def _stacked(self, parts: list[np.ndarray]) -> Tensor:
+        return torch.from_numpy(np.stack(parts)).to(self.device)
+
 
 @cache
 def free_places(layout: Layout) -> np.ndarray:
     """How many places each block has on the grid."""
     number = np.stack(np.meshgrid(*[np.arange(layout.blocks)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
     return np.minimum(layout.bins - number * layout.width, layout.width).prod(axis=1)
-
-
-def _stacked(parts: list[np.ndarray]) -> Tensor:
-    return torch.from_numpy(np.stack(parts)) if len(parts) > 1 else torch.from_numpy(parts[0])[None]
 
 
 def _packed(digits: np.ndarray, base: int) -> int:

@@ -110,6 +110,8 @@ class MeshTransformerTrainer(Trainer):
         training, weights = examples(dataset, augment, num_variants), options["weights"]
         tokens = getattr(training, "tokens", training)
         self._codes_per_face = tokens.codes_per_face
+        if model.draft is not None and not model.draft.is_ready:
+            model.draft.learn_common(tokens.counts(model.vocab_size))
         super().__init__(
             model,
             training,

@@ -17,7 +17,8 @@ class TrainerConfig(Config):
     `scheduler`: constant, cosine, linear (to `min_lr_ratio` of the rate), or wsd, which stays constant and falls in the
     last `decay_fraction` of the steps; all after `warmup_steps` (None: 2 % of the steps, at most 1000).
     `max_faces_per_batch` forms batches of at most so many faces, and `batch_size` meshes, instead of `batch_size` each.
-    `ema_decay` 0 keeps no average. `checkpoint_folder` is the folder of the run.
+    `ema_decay` 0 keeps no average. With `train_only` only weights are learned whose names begin so, such as "draft".
+    `checkpoint_folder` is the folder of the run.
     """
 
     num_train_steps: int = 1000
@@ -46,6 +47,7 @@ class TrainerConfig(Config):
     mixed_precision: str = "no"
     num_workers: int = 0  # processes that assemble batches; 0: the training process itself
     compile_model: bool = False
+    train_only: str = ""
     find_unused_parameters: bool = False
     expected_processes: int | None = None
     trackers: tuple[str, ...] = ()

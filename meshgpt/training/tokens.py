@@ -176,6 +176,10 @@ class TokenExamples(Examples):
     def faces_of(self, entry: int) -> int:
         return int(self._faces_in(self.codes_of(entry)[None]))
 
+    def counts(self, vocab_size: int) -> Tensor:
+        """How often each code is said, in all entries."""
+        return torch.from_numpy(np.bincount(self.codes, minlength=vocab_size))
+
     @property
     def codes_per_face(self) -> float:
         """On average; where it varies, by some of the entries."""

@@ -78,6 +78,7 @@ class Trainer:
         if config.ema_decay:
             average = self.objective.copy_model(self.model).to(accelerator.device)
             self.ema = Ema(self.model, average, config.ema_decay, config.ema_warmup)
+        self._hold_the_rest()
         step_module: nn.Module = _LossModule(self.model, self.objective)
         if config.compile_model:
             step_module = compiled(step_module)
@@ -89,11 +90,22 @@ class Trainer:
         self._resumed = False
         self._saved_random_state: dict[str, Any] | None = None
 
+    def _hold_the_rest(self) -> None:
+        """Keeps all weights as they are but those that `train_only` names."""
+        only = self.config.train_only
+        for name, weight in self.model.named_parameters() if only else ():
+            weight.requires_grad_(weight.requires_grad and name.startswith(only))
+
     def make_optimizer(self) -> torch.optim.Optimizer:
         """AdamW, or another optimizer in subclasses; weights of one dimension are never decayed."""
         weights = [weight for weight in self.model.parameters() if weight.requires_grad]
         if not weights:
-            raise TrainingError(f"{type(self.model).__name__} has no weights to train: all have requires_grad = False")
+            only = (
+                f"none begins with {self.config.train_only!r}"
+                if self.config.train_only
+                else "all have requires_grad = False"
+            )
+            raise TrainingError(f"{type(self.model).__name__} has no weights to train: {only}")
         groups = [
             {"params": [weight for weight in weights if weight.ndim >= 2], "weight_decay": self.config.weight_decay},
             {"params": [weight for weight in weights if weight.ndim < 2], "weight_decay": 0.0},

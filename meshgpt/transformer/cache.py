@@ -126,6 +126,15 @@ class StackCache:
         self.max_length += n
         self.shared_length = None if self.shared_length is None else self.shared_length + n
 
+    def keep(self, which: list[int]) -> None:
+        """Of positions that were written behind the rows, which all hold as many, keeps some, in this order."""
+        begin, end = self.max_length, self.max_length + len(which)
+        if which != list(range(len(which))):
+            at = torch.tensor(which, device=self.lengths.device) + begin
+            for store in (*self.keys, *self.values):
+                store[:, :, begin:end] = store[:, :, at]
+        self.advance(len(which))
+
     def set_lengths(self, lengths: Int[Tensor, " b"]) -> None:
         """Forgets what was written behind `lengths`: right-padded rows are fed together, then cut to their own.
 

@@ -101,6 +101,7 @@ class MeshTransformerConfig(Asks):
     copy_digit_faces: int = 0  # in how many faces before the current one a low digit is pointed at; 0: in none
     codes_per_step: int = 0  # that a coarse step reads where faces share codes; 0: as the tokenizer proposes
     tell_surroundings: bool = True  # there, tells the stacks which vertices a code is said upon
+    draft_dim: int = 0  # there, width of an extra head that guesses codes ahead, for `generate(speculate=...)`; 0: none
     distance_bias: bool = False  # attention between faces knows their distance, in the sequence and in space
     window: int = 0  # how many faces a coarse attention layer sees back; 0: all
     rotary_pos_emb: bool = True
@@ -164,6 +165,7 @@ class MeshTransformerConfig(Asks):
             "copy_dim",
             "copy_digit_faces",
             "codes_per_step",
+            "draft_dim",
             "window",
             "attn_num_mem_kv",
         ):

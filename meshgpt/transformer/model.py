@@ -9,6 +9,7 @@ from einops import rearrange, repeat
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from meshgpt.errors import ConfigError
 from meshgpt.mesh.grammar import Surroundings
 from meshgpt.transformer.cache import StackCache
 from meshgpt.transformer.cloud_reader import CloudReader
@@ -16,6 +17,7 @@ from meshgpt.transformer.cloud_tips import CloudTips, CloudTrace, TipsTold
 from meshgpt.transformer.conditioning import Conditioner, Context
 from meshgpt.transformer.config import MeshTransformerConfig
 from meshgpt.transformer.copying import CopyingHead, CopyMemory, CopyPointer, PointedVertices, codes_nearby
+from meshgpt.transformer.draft import Draft
 from meshgpt.transformer.features import DistanceBias, FaceFeatures
 from meshgpt.transformer.forms import (
     CoarseInputs,
@@ -86,6 +88,14 @@ class FaceWriter(nn.Module):
         shape = (form.corners, form.tokens_per_corner, fine, config.copy_dim, config.window)
         self.pointer = CopyPointer(*shape) if config.copy_dim else None
         self.cloud_tips = CloudTips(fine, form.bins) if config.cloud_vertices else None
+        self.draft = self._draft(config, form) if config.draft_dim else None
+
+    def _draft(self, config: MeshTransformerConfig, form: FaceForm) -> Draft:
+        """The head that guesses codes ahead, of a form that can do so."""
+        if form.digits is None or form.tokens != 1 or self.around is None:
+            what = f"draft_dim = {config.draft_dim} guesses codes from what surrounds them"
+            raise ConfigError(f"{what}: use a PatchTokenizer with codes_per_step = 1 and tell_surroundings = True")
+        return Draft(form.digits, form.num_hints, (self.around.to_fine.in_features, config.dims[1]), config.draft_dim)
 
     @property
     def device(self) -> torch.device:
@@ -130,13 +140,30 @@ class FaceWriter(nn.Module):
         row_bits = nats.detach().new_zeros(len(codes)).index_add(0, rows, nats.detach()) / math.log(2)
         num_faces = int((faces[..., -1] >= 0).sum() if around is None else around.faces[:, -1].sum())
         loss = nats.sum() / max(nats.numel(), 1)
+        loss = loss if aimed is None else loss + AIM * aimed
+        if self.draft is not None and self.around is not None and around is not None and self.training:
+            loss = loss + self._draft_loss(self.draft, self.around, codes, plans, all_targets, around)
         return TransformerOutput(
-            loss=loss if aimed is None else loss + AIM * aimed,
+            loss=loss,
             bits_per_face=row_bits.sum() / max(num_faces, 1),
             row_bits=row_bits,
             num_faces=num_faces,
             num_tokens=nats.numel(),
         )
+
+    def _draft_loss(
+        self,
+        draft: Draft,
+        reader: SurroundingsEmbedding,
+        codes: Int[Tensor, "b n"],
+        plans: Float[Tensor, "b n1 d"],
+        targets: Int[Tensor, "b n1 1"],
+        around: Surroundings,
+    ) -> Float[Tensor, ""]:
+        """What the extra head has to learn, which changes nothing else."""
+        with torch.no_grad():
+            told, hints = reader.told(around.places), self._tokens.hints(around.places)
+        return draft.loss(told, codes, plans.detach(), hints, targets[..., 0])
 
     def next_logits(self, codes: Int[Tensor, "b n"], context: Context | None = None) -> Float[Tensor, "b n1 v"]:
         """Log-probabilities of each next code, the end last: (b, n + 1, vocab_size + 1); the i-th has seen i codes.

@@ -13,7 +13,7 @@ class Sentences:
 
     def __init__(self, grammar: SequenceGrammar, begun: Int[Tensor, "b n"], capacity: int):
         """`begun`: codes that are read already, padded with -1; rows may grow to `capacity` codes."""
-        self.grammar, self.state = grammar, grammar.begin(begun, capacity)
+        self.grammar, self.state, self.capacity = grammar, grammar.begin(begun, capacity), capacity
         self.lengths = (begun >= 0).sum(dim=1)
         self.since = self.lengths.clone()  # where the codes of the face being written begin
         self.around: Surroundings = grammar.surroundings(self.state)

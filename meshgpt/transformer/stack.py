@@ -96,6 +96,35 @@ class Stack(nn.Module):
         cache.advance(x.shape[1])
         return x
 
+    def step_tree(
+        self,
+        x: Float[Tensor, "b n d"],
+        cache: StackCache,
+        depths: Int[Tensor, " n"],
+        seen: Tensor,
+        context: Context | None = None,
+    ) -> Float[Tensor, "b n d"]:
+        """The same for n tokens of which several may stand at one position, for a stack that `is_plain`.
+
+        depths: how many of them come before each. seen (n n): True where one follows upon another, or is it. All rows
+        hold the same number of positions; what is written stands behind them until `cache.keep` says what of it stays.
+        """
+        cache.start_pass(x.shape[1])
+        angles = self.angles(cache.lengths[:, None] + depths)
+        mask = F.pad(seen.to(x.device), (cache.max_length, 0), value=True)[None, None]
+        turn = None if angles is None else turn_of(angles, self.spec.dim_head)
+        now = Pass(cache, turn, mask, False, self._context_mask(context))
+        for index in range(len(self.parts)):
+            x = self._lean(index, cache)(x, now)
+        return x
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it has none but layers that `lean` knows."""
+        more = self.spec.reversible or self.spec.value_residual or self.spec.adaptive_norm or self.spec.num_mem_kv > 0
+        recurrent = any(isinstance(part, Recurrence) for part in self.parts)
+        return not more and not recurrent and self.spec.num_residual_streams == 1
+
     def _lean(self, index: int, cache: StackCache) -> LeanLayers:
         """One part taken apart, once for a cache and those that follow it."""
         if index not in cache.lean:

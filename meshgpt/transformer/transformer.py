@@ -26,6 +26,7 @@ from meshgpt.transformer.guidance import Guidance
 from meshgpt.transformer.held import Held, as_in_evaluation
 from meshgpt.transformer.infill import infill_prompt
 from meshgpt.transformer.sampling import Chooser, Sampling
+from meshgpt.transformer.speculation import why_not
 
 
 class _TokenReader(Held):
@@ -188,7 +189,8 @@ class MeshTransformer(ConditionedWriter, Pretrained):
         `Sampling` (temperature, top_k, top_p, min_p, seed, max_faces, min_faces) and of `Guidance` (cond_scale, ...),
         those of `conditions_of` (texts, categories, ...), negative_texts, from which guidance leads away, infill, an
         `Infill` of faces to keep among those written, and cache_kv, max_seq_len, progress (True shows a bar; or a
-        function of (face, rows being written)), on_face(row, face, codes) called for each face. Raises
+        function of (face, rows being written)), on_face(row, face, codes) called for each face, and speculate: how many
+        codes a single row guesses ahead of each pass, which changes nothing but the time. Raises
         `GenerationError`, `CodesError`, and for Ctrl-C `GenerationInterrupted`, with what was written in `.result`.
         """
         options = _split_options(options)
@@ -220,6 +222,7 @@ class MeshTransformer(ConditionedWriter, Pretrained):
                 grammar,
                 options["on_face"],
                 shown if callable(shown) else _shown_on(bar),
+                self._guesses(options["speculate"]),
                 infill,
             )
             return write(self, request)
@@ -252,6 +255,15 @@ class MeshTransformer(ConditionedWriter, Pretrained):
         if asked < 1 or (asked > made_for and not self.config.is_endless):
             what = f"max_seq_len = {asked} must lie in 1 .. {made_for}, what the model was made for"
             raise GenerationError(f"{what}; only one with a window and without learned positions may go beyond")
+        return asked
+
+    def _guesses(self, asked: int) -> int:
+        """How many codes to guess a pass. Raises `GenerationError` for a model that cannot read ahead."""
+        if asked < 0:
+            raise GenerationError(f"speculate = {asked} must be 0, or how many codes to guess a pass")
+        reason = why_not(self) if asked else ""
+        if reason:
+            raise GenerationError(f"speculate = {asked}, but this model cannot read ahead: {reason}")
         return asked
 
     def _longest(self, limit: int, sampling: Sampling) -> int:
@@ -374,7 +386,7 @@ def _sampling(fields: dict[str, Any]) -> Sampling:
 def _split_options(options: dict[str, Any]) -> dict[str, Any]:
     """The keywords of `generate_result`: its own, "conditions" and "guidance" with theirs, "sampling" with the rest."""
     own = {"cache_kv": True, "max_seq_len": None, "on_face": None, "progress": False, "negative_texts": None}
-    own |= {"infill": None}
+    own |= {"infill": None, "speculate": 0}
     taken = {name: options.pop(name, default) for name, default in own.items()}
     asked = {name: options.pop(name) for name in CONDITION_KEYWORDS if name in options}
     fields = {field.name for field in dataclasses.fields(Guidance)}
