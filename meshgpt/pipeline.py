@@ -148,17 +148,20 @@ class MeshPipeline:
         with tqdm(total=wishes.count * candidates, disable=not progress, unit=" meshes") as bar:
             for start in range(0, wishes.count, batch_size):
                 rows, result = range(start, min(start + batch_size, wishes.count)), None
-                if negative_text is not None:
-                    options["negative_texts"] = _entries(negative_text, rows, wishes.count)
+                together = 1 if on_face else max(1, batch_size // len(rows))  # candidates: faces are told one by one
                 try:
-                    for round in range(candidates):
+                    for first in range(0, candidates, together):
+                        rounds = range(first, min(first + together, candidates))
+                        each = [row for _ in rounds for row in rows]
+                        if negative_text is not None:
+                            options["negative_texts"] = _entries(negative_text, each, wishes.count)
                         result = self.transformer.generate_result(
-                            None if codes is None else codes.expand(len(rows), -1),
-                            len(rows),
-                            conditions=conditions.select(torch.tensor(rows)),
-                            seed=tuple(seeds[row] + CANDIDATE_STRIDE * round for row in rows),
+                            None if codes is None else codes.expand(len(each), -1),
+                            len(each),
+                            conditions=conditions.select(torch.tensor(each)),
+                            seed=tuple(seeds[row] + CANDIDATE_STRIDE * round for round in rounds for row in rows),
                             on_face=_shifted(on_face, start),
-                            progress=_shown_on(bar, start * candidates + (round + 1) * len(rows)),
+                            progress=_shown_on(bar, start * candidates + rounds.stop * len(rows)),
                             **options,
                         )
                         best[start:] = self._better(best[start:], rows, seeds, result, wishes)
@@ -244,14 +247,20 @@ class MeshPipeline:
         result: GenerationResult,
         wishes: Wishes,
     ) -> list[GeneratedMesh]:
-        """Of each mesh the best so far, or what was written now if it is better; of no mesh yet: what was written."""
-        new = []
-        for row, codes, reason in zip(rows, result.codes, result.stopped_by, strict=True):
-            target = None if wishes.targets is None else wishes.targets[row]
-            new.append(self.result_of(codes[codes >= 0], seeds[row], reason, target))
+        """Of each mesh the best so far, or what was written now if it is better; of no mesh yet: what was written.
+
+        The result may have several candidates of each row, one round after the other.
+        """
         faces = [None] * len(rows) if wishes.faces is None else [wishes.faces[row] for row in rows]
         keys = [partial(faults, faces=each) for each in faces]
-        return [min(pair, key=key) for *pair, key in zip(best, new, keys, strict=True)] if best else new
+        for first in range(0, len(result.codes), len(rows)):
+            new = []
+            for index, row in enumerate(rows):
+                target = None if wishes.targets is None else wishes.targets[row]
+                codes, reason = result.codes[first + index], result.stopped_by[first + index]
+                new.append(self.result_of(codes[codes >= 0], seeds[row], reason, target))
+            best = [min(pair, key=key) for *pair, key in zip(best, new, keys, strict=True)] if best else new
+        return best
 
     def result_of(self, codes: Tensor, seed: int, reason: str, target: Target | None = None) -> GeneratedMesh:
         """What codes (n,) stand for: in the place of the shape to follow and compared with it, or on the ground."""
@@ -361,7 +370,7 @@ def faults(item: GeneratedMesh, faces: int | None = None) -> tuple[int, float, f
     return ended, off, (report.boundary_edges + report.nonmanifold_edges) / max(report.edges, 1)
 
 
-def _entries(value: Any, rows: range, count: int) -> list[Any]:
+def _entries(value: Any, rows: Sequence[int], count: int) -> list[Any]:
     """Those of some rows of what is given for all of them, or once."""
     if not isinstance(value, (list, tuple)):
         return [value] * len(rows)

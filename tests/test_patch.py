@@ -194,6 +194,18 @@ def test_the_number_of_flips_is_that_of_the_seams_that_are_crossed():
     assert not (PatchTokenizer().encode_grid(canonicalize(two_sided().normalized())) == LAYOUT.flip).any()
 
 
+@pytest.mark.parametrize("bins", [5, 128])
+def test_hints_of_the_loop_are_those_of_tensors(bins, tiny_meshes):
+    tokenizer = PatchTokenizer(num_discrete_coors=bins)
+    rows = [tokenizer.encode(mesh) for mesh in tiny_meshes[:4]]
+    places = tokenizer.surroundings_of(torch.nn.utils.rnn.pad_sequence(rows, True, -1)).places
+    hints = np.empty((*places.shape[:2], 4, tokenizer.num_hints), dtype=np.int64)
+    for row, out in zip(places.numpy(), hints, strict=True):
+        walk.hint(tokenizer.layout, tokenizer._starts_by_axis, row, out)
+    assert torch.equal(torch.from_numpy(hints), tokenizer._hints(places))
+    assert torch.equal(tokenizer.hints(places), tokenizer._hints(places))
+
+
 def test_without_numba_the_ids_are_the_same(tiny_meshes, monkeypatch):
     monkeypatch.setattr(_compiled, "compiled", lambda function: function)
     location = importlib.util.spec_from_file_location("plain_walk", walk.__file__)

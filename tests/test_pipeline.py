@@ -209,7 +209,8 @@ def test_of_several_candidates_the_one_with_the_fewest_faults_is_kept(pipeline):
         assert item.seed == index
         assert faults(item) == min(faults(candidates[index]) for candidates in rounds)
         assert any(same(item.mesh, candidates[index].mesh) for candidates in rounds)
-    assert same(pipeline.generate(seed=1, candidates=3, max_faces=25)[0].mesh, kept[1].mesh)
+    for batch_size in (1, 2, 16):  # candidates of one mesh share a batch
+        assert same(pipeline.generate(seed=1, candidates=3, batch_size=batch_size, max_faces=25)[0].mesh, kept[1].mesh)
 
 
 def test_running_out_of_room_is_said_and_loses_nothing(pipeline):

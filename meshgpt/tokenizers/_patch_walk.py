@@ -492,3 +492,32 @@ def read(layout, ids, reading, places, faces):
     tell(layout, reading, places[len(ids)])
     faces[len(ids)] = reading.surface.count[2]
     return SOUND, len(ids)
+
+
+@compiled
+@no_type_check
+def hint(layout, starts, places, hints):
+    """Puts into `hints` (n, 4, 2 c) what `PatchTokenizer.hints` says of places (n, PLACES_TOLD, 3).
+
+    starts (3, 3): where the digits of near places, blocks and offsets begin, on each axis.
+    """
+    known, middle = 3 + ENDS_TOLD, layout.blocks // 2 * layout.width + layout.width // 2
+    hints[:] = -1
+    for n in range(len(places)):
+        told = places[n]
+        begun = told[0].min() >= 0 and told[1].min() >= 0
+        for axis in range(3):
+            guess, corner = told[2, axis], told[known, axis]
+            for k in range(known):
+                place = told[k, axis]
+                if k == 2:
+                    place = told[0, axis] + told[1, axis] - guess if begun else -1
+                if place < 0 or place >= layout.bins:
+                    continue
+                if corner >= 0:
+                    within = (place - corner) % layout.bins
+                    hints[n, axis, known + k] = within + starts[2, axis] if within < layout.width else -1
+                    continue
+                hints[n, axis, known + k] = (place - guess + middle) % layout.bins // layout.width + starts[1, axis]
+                if abs(place - guess) <= layout.reach:
+                    hints[n, axis, k] = place - guess + layout.reach + starts[0, axis]

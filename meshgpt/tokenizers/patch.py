@@ -15,6 +15,7 @@ says where others follow is what lets it take open, non-manifold and inconsisten
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ from meshgpt.mesh.canonical import GridMesh
 from meshgpt.mesh.mesh import drop_unused_vertices
 from meshgpt.nn.embedding import AXES
 from meshgpt.tokenizers import _patch_walk as walk
+from meshgpt.tokenizers._compiled import COMPILED
 from meshgpt.tokenizers.patch_grammar import PatchGrammar, unpacked
 from meshgpt.tokenizers.sequence import Errors, SequenceTokenizer
 
@@ -126,12 +128,26 @@ class PatchTokenizer(SequenceTokenizer):
         first, later = walk.OPEN_ENDS + 1, 1
         return (first, first + sizes[1], first + sizes[2]), (later, later + sizes[1], later + sizes[2])
 
+    @cached_property
+    def _starts_by_axis(self) -> np.ndarray:
+        """(3, 3): the same by kind, for y, z and x."""
+        first, later = self._digit_starts
+        return np.array([first, later, later]).T.copy()
+
     def hints(self, places: Int[Tensor, "*n m 3"]) -> Int[Tensor, "*n 4 c"]:
         """For each digit of the next token those with which a coordinate is that of a vertex nearby; -1 for none.
 
         The vertices are the ends of the gate, the one across it, and the open ends: first as near places, then as
         blocks, or as offsets where a block waits.
         """
+        if COMPILED and places.device.type == "cpu":
+            told = np.ascontiguousarray(places.numpy()).reshape(-1, *places.shape[-2:])
+            hints = np.empty((len(told), 4, self.num_hints), dtype=np.int64)
+            walk.hint(self.layout, self._starts_by_axis, told, hints)
+            return torch.from_numpy(hints).view(*places.shape[:-2], 4, self.num_hints)
+        return self._hints(places)
+
+    def _hints(self, places: Int[Tensor, "*n m 3"]) -> Int[Tensor, "*n 4 c"]:
         guess = places[..., 2:3, :]
         there = (places[..., :2, :] >= 0).all(dim=-1).all(dim=-1)[..., None, None]
         across = torch.where(there, places[..., :1, :] + places[..., 1:2, :] - guess, -1)
@@ -149,8 +165,7 @@ class PatchTokenizer(SequenceTokenizer):
         near, waits = vertices - guess + layout.reach, corner >= 0
         far = (vertices - guess + layout.blocks // 2 * layout.width + layout.width // 2) % layout.bins // layout.width
         within = (vertices - corner) % layout.bins
-        starts = torch.tensor(self._digit_starts, device=places.device)  # (2, 3): first and later digits, by kind
-        first = starts[[0, 1, 1]].T  # (3, 3): by kind, for y, z and x
+        first = torch.from_numpy(self._starts_by_axis).to(places.device)
         there = (vertices >= 0) & (vertices < layout.bins)
         is_near = there & (near >= 0) & (near <= 2 * layout.reach) & ~waits
         far = torch.where(waits, torch.where(within < layout.width, within + first[2], -1), far + first[1])

@@ -62,8 +62,10 @@ class Draft(nn.Module):
         added = torch.where(hints >= 0, self.hinted(read).unflatten(-1, hints.shape[1:]), 0.0).flatten(1)
         at = (hints.clamp(min=0) + self.begins[:, None]).flatten(1)
         digits = self.spelt(read).scatter_add(1, at, added)
-        spelt = digits[:, self.digits[self.common].flatten()].unflatten(1, (len(self.common), -1)).sum(dim=-1)
-        return self.own(read) + F.pad(spelt, (0, 1))
+        at = self.digits[self.common]
+        scores, spelt = self.own(read), digits.index_select(1, at.flatten()).view(len(read), *at.shape)
+        scores[:, :-1] += spelt.sum(dim=-1)
+        return scores
 
     def loss(
         self,
