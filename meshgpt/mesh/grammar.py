@@ -1,5 +1,6 @@
 """Which next codes can still become a mesh in canonical order, in tensor form."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -172,6 +173,32 @@ class Surroundings:
         last = [part.last for part in parts if part.last is not None]
         places, faces = torch.cat([part.places for part in parts]), torch.cat([part.faces for part in parts])
         return Surroundings(places, faces, torch.cat(last) if last else None)
+
+
+@runtime_checkable
+class Sentence(Protocol):
+    """One sentence that is being written, where a grammar keeps them one by one."""
+
+    def copy(self) -> "Sentence":
+        """The same, which can go on in another way."""
+        ...
+
+    def take(self, code: int) -> bool:
+        """Reads one more token; whether it is legal. One that is not changes nothing."""
+        ...
+
+
+@runtime_checkable
+class SentenceRows(Protocol):
+    """The state of a grammar that does."""
+
+    @property
+    def rows(self) -> Sequence[Sentence]: ...
+    def of(self, rows: Sequence[Sentence]) -> "SentenceRows":
+        """The state of other sentences of the same grammar."""
+        ...
+
+    def surroundings(self) -> Surroundings: ...
 
 
 @runtime_checkable

@@ -150,10 +150,14 @@ class PatchRows:
         """Rows of at most `capacity` tokens with nothing in them."""
         return cls([PatchRow(layout, walk.empty_reading(layout, max(capacity, 1))) for _ in range(batch)], device)
 
+    def of(self, rows: list[PatchRow]) -> "PatchRows":
+        """The state of other sentences."""
+        return PatchRows(rows, self.device)
+
     def select(self, rows: Tensor) -> "PatchRows":
         """Some of the rows, by index or mask; they can go on in another way than these."""
         chosen = torch.arange(len(self.rows))[rows.cpu()].tolist()
-        return PatchRows([self.rows[row].copy() for row in chosen], self.device)
+        return self.of([self.rows[row].copy() for row in chosen])
 
     def legal(self, room: Int[Tensor, " b"] | None = None) -> Bool[Tensor, "b v"]:
         left = [None] * len(self.rows) if room is None else room.tolist()

@@ -12,8 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from meshgpt.mesh.grammar import Surroundings
-from meshgpt.tokenizers.patch_rows import PatchRow, PatchRows
+from meshgpt.mesh.grammar import Sentence, SentenceRows, Surroundings
 from meshgpt.transformer.cache import empty_cache
 from meshgpt.transformer.conditioning import Context
 from meshgpt.transformer.draft import AHEAD
@@ -32,7 +31,7 @@ class Guess:
     code: int
     parent: int  # -1 for the root, which is no guess
     depth: int
-    row: PatchRow
+    row: Sentence
     likely: float
 
 
@@ -100,12 +99,13 @@ class GuessingReader(CachedReader):
     def _read_ahead(self, code: int) -> None:
         """Makes guesses behind a code, and reads them all."""
         self._settle()
-        row, room = self.sentences.state.rows[0], self.sentences.capacity - int(self.sentences.lengths[0])
-        guesses = [Guess(code, -1, 0, row, 1.0)]
+        state: SentenceRows = self.sentences.state
+        room = self.sentences.capacity - int(self.sentences.lengths[0])
+        guesses = [Guess(code, -1, 0, state.rows[0], 1.0)]
         told, around, begin = [], [], 0
         while begin < len(guesses):
             level = guesses[begin:]
-            near = PatchRows([guess.row for guess in level], self.model.device).surroundings()
+            near = state.of([guess.row for guess in level]).surroundings()
             around.append(near)
             told.append(self._read(near))
             begin = len(guesses)
