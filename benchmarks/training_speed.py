@@ -64,7 +64,10 @@ def losses_of(case: dict) -> tuple[Any, Callable[[], Any]]:
         more: dict[str, Any] = {}
     else:
         from meshgpt import MeshAutoencoder, MeshTransformer
+        from meshgpt.training.memory import keep_freed_memory
 
+        if case["device"] == "cpu":
+            keep_freed_memory()  # as our trainer does
         more = {"code_digits": OURS[case["who"]]}
     autoencoder = MeshAutoencoder(num_discrete_coors=128).to(case["device"])
     if case["part"] == "autoencoder":

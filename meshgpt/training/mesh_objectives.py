@@ -39,7 +39,15 @@ class AutoencoderObjective(Objective):
         metrics = {name: getattr(output, name).detach() for name in names}
         metrics["code_perplexity"] = code_perplexity(output.codes)
         seen = {"codes_in_use": codes_in_use(output.codes, model.config.codebook_size)}  # type: ignore[union-attr]
-        return Losses(output.loss, metrics, counts={"triangle_accuracy": float(batch.num_faces)}, seen=seen)
+        counts = {"triangle_accuracy": float(batch.num_faces)}
+        if model.training:
+            metrics["padding"], counts["padding"] = padding_of(batch.face_mask)
+        return Losses(output.loss, metrics, counts=counts, seen=seen)
+
+
+def padding_of(real: Bool[Tensor, "b n"]) -> tuple[Tensor, float]:
+    """The share of a padded batch that is padding (0-d), and of how many places."""
+    return 1 - real.float().sum() / max(real.numel(), 1), float(real.numel())
 
 
 @torch.no_grad()
@@ -105,7 +113,10 @@ class TransformerObjective(Objective):
         if batch.conditions is not None and not model.training:
             unasked = model.losses(batch.codes, pieces=batch.pieces)  # type: ignore[operator]
             metrics["bits_per_face_unasked"] = unasked.bits_per_face
-        return Losses(output.loss, metrics, counts=dict.fromkeys(metrics, float(output.num_faces)))
+        counts = dict.fromkeys(metrics, float(output.num_faces))
+        if model.training:
+            metrics["padding"], counts["padding"] = padding_of(batch.codes >= 0)
+        return Losses(output.loss, metrics, counts=counts)
 
     def summary(self, means: dict[str, float]) -> dict[str, float]:
         return {**means, "perplexity": math.exp(min(means["loss"], 80.0))} if "loss" in means else means

@@ -10,15 +10,16 @@ import numpy as np
 from meshgpt.errors import DataError
 
 BATCHES_PER_BUCKET = 8  # fewer would leave little to shuffle among examples of one size
+MISJUDGED = 0.1  # by how much at most sizes are taken for larger when a bucket is cut: more mixes more and pads more
 
 
 class BatchSampler:
     """Batches of examples of similar size, in an order that depends on (seed, epoch) alone.
 
-    sizes: (n,) faces or codes of each example. Sorted by size they are cut into buckets; each epoch shuffles within the
-    buckets, cuts them into batches and shuffles the batches. All epochs have equally many batches, and each example
-    is in exactly one batch of every epoch. With `max_size_per_batch` a batch has as many examples as that allows,
-    `batch_size` at most.
+    sizes: (n,) faces or codes of each example. Sorted by size they are cut into buckets; each epoch sorts those by
+    sizes that it misjudges at random, cuts them into batches of like size, so that little is padded, and shuffles the
+    batches. All epochs have equally many batches, and each example is in exactly one batch of every epoch. With
+    `max_size_per_batch` a batch has as many examples as that allows, `batch_size` at most.
 
     weights (n,) replace that by about n draws an epoch, in which examples occur in proportion to their weights: those
     of weight 0 never, others perhaps many times, even in one batch.
@@ -71,9 +72,13 @@ class BatchSampler:
         rng = np.random.default_rng((self.seed, epoch))
         batches: list[np.ndarray] = []
         for members, count in self.buckets if self.weights is None else self._drawn(rng):
-            shuffled = rng.permutation(members)
+            shuffled = self._by_size(rng.permutation(members), rng)
             batches += [shuffled[start : start + count] for start in range(0, len(shuffled), count)]
         return [batches[i] for i in rng.permutation(len(batches))]
+
+    def _by_size(self, members: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """In the order of sizes, each misjudged, so that other examples meet in each epoch."""
+        return members[np.argsort(self.sizes[members] * rng.uniform(1, 1 + MISJUDGED, len(members)), kind="stable")]
 
     def _drawn(self, rng: np.random.Generator) -> Iterator[tuple[np.ndarray, int]]:
         """What is drawn of each bucket: whole batches, their number by the weight of the bucket."""

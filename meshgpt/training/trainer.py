@@ -24,6 +24,7 @@ from meshgpt.training.examples import Examples
 from meshgpt.training.identity import INDIFFERENT, changes, described, short_hash
 from meshgpt.training.loader import BatchLoader, LoadedBatch
 from meshgpt.training.log import RunLog
+from meshgpt.training.memory import keep_freed_memory
 from meshgpt.training.meter import Meter
 from meshgpt.training.objective import Losses, Objective
 from meshgpt.training.processes import build_accelerator, gathered, on_main, summed
@@ -73,6 +74,8 @@ class Trainer:
 
     def _prepare(self) -> None:
         config, accelerator = self.config, self.accelerator
+        if accelerator.device.type == "cpu":
+            keep_freed_memory()
         self.model.to(accelerator.device)
         self.ema: Ema | None = None
         if config.ema_decay:

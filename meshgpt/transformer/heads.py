@@ -6,6 +6,8 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from meshgpt.transformer.chunked import linear_nats
+
 SMALL_VOCABULARY = 256  # up to here one softmax is cheap
 UNLIKELY = -4.0  # first score of pointing, beside a claim of about 0: a model that is given a pointer hardly changes
 NEVER = -1e4  # in place of -inf, whose gradients are not finite where a row has nothing to point at
@@ -116,7 +118,9 @@ class CodeHead(nn.Module):
         may_end: torch.Tensor,
         nearby: torch.Tensor | None = None,
     ) -> Float[Tensor, " m"]:
-        """-log p(code) of each code (the end is `vocab_size`), in nats; two digits build nothing as wide as all."""
+        """-log p(code) of each code (the end is `vocab_size`), in nats; nothing is built as wide as all and as long."""
+        if not self.two_digits and self.vocab_size > SMALL_VOCABULARY:
+            return linear_nats(hidden, self.first.weight, self.first.bias, codes, may_end)
         first = self._first_log_probs(hidden, may_end)
         if not self.two_digits:
             return -first.gather(-1, codes[:, None]).squeeze(-1)
