@@ -2,6 +2,7 @@
 
     python benchmarks/training_speed.py --peer OTHER_ENVIRONMENT/bin/python --json speed.json
     python benchmarks/training_speed.py --table speed.json         the README's table of such a file
+    python benchmarks/training_speed.py --what loss                cross entropy over 16,384 codes, in chunks or not
     python benchmarks/training_speed.py --what heldout             bits of meshes held out, float32 and bfloat16
     python benchmarks/training_speed.py --device cuda              in wall time; the share is that of model operations
     python benchmarks/training_speed.py --quick                    one round of small steps, no peer
@@ -27,11 +28,13 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 OURS = {"ours": 2, "ours, one softmax": 1}  # and in how many digits a code is said
 PEERS = ("peer",)
+LOSSES = ("in chunks", "all at once")
 CODES, TOKENS, WIDTH, SIDE = 16384, 6, 512, 2048
 DTYPES = ("float32", "bfloat16")
 
@@ -55,10 +58,9 @@ def losses_of(case: dict) -> tuple[Any, Callable[[], Any]]:
     import torch
 
     torch.manual_seed(0)
+    if case["part"] == "loss":
+        return wide_loss(case)
     if case["who"] in PEERS:
-        import warnings
-
-        warnings.filterwarnings("ignore")
         from meshgpt_pytorch import MeshAutoencoder, MeshTransformer  # type: ignore[import-not-found]
 
         more: dict[str, Any] = {}
@@ -79,6 +81,25 @@ def losses_of(case: dict) -> tuple[Any, Callable[[], Any]]:
     return model, lambda: model.forward_on_codes(codes)
 
 
+def wide_loss(case: dict) -> tuple[Any, Callable[[], Any]]:
+    """One softmax over all codes, and its cross entropy with and without all scores."""
+    import torch
+    from torch import nn
+
+    from meshgpt.training.memory import keep_freed_memory
+    from meshgpt.transformer.heads import CodeHead
+
+    if case["device"] == "cpu":
+        keep_freed_memory()
+    model = CodeHead(CODES, WIDTH, 1).to(case["device"])
+    rows = torch.randn(case["batch"] * case["faces"], WIDTH, device=case["device"], requires_grad=True)
+    codes = torch.randint(0, CODES, (len(rows),), device=case["device"])
+    ends = torch.ones_like(codes, dtype=torch.bool)
+    if case["who"] == "in chunks":
+        return model, lambda: model.nats(rows, codes, ends).mean()
+    return model, lambda: nn.functional.cross_entropy(model.first(rows).float(), codes)
+
+
 class Work:
     """One model and its optimizer, that take a step when asked."""
 
@@ -87,6 +108,8 @@ class Work:
 
         torch.set_num_threads(case["threads"])
         self.case, self.torch = case, torch
+        warnings.filterwarnings("ignore")
+        self.load()
         before = self.peak()
         self.model, self.loss = losses_of(case)
         weights = [weight for weight in self.model.parameters() if weight.requires_grad]
@@ -94,6 +117,15 @@ class Work:
         for _ in range(2):  # the state of the optimizer is made in the first
             self.step()
         self.megabytes = round(self.peak() - before)
+
+    def load(self) -> None:
+        """What is imported counts for nobody."""
+        if self.case["who"] in PEERS:
+            import meshgpt_pytorch  # type: ignore[import-not-found]  # noqa: F401
+        else:
+            import torch_geometric.nn  # noqa: F401
+
+            from meshgpt import MeshAutoencoder, MeshTransformer  # noqa: F401
 
     def step(self) -> None:
         dtype = getattr(self.torch, self.case["dtype"])
@@ -159,7 +191,7 @@ def serve(case: dict) -> None:
     """Tells of its model, then takes a step for each line that comes."""
     work = Product(case) if case["who"] == "machine" else Work(case)
     about = {"megabytes": work.megabytes} if isinstance(work, Work) else {}
-    if isinstance(work, Work) and case["who"] in OURS:
+    if isinstance(work, Work) and case["who"] not in PEERS:
         about["operations"] = work.operations()
     print("answer " + json.dumps(about), flush=True)
     for _ in sys.stdin:
@@ -198,16 +230,17 @@ def groups_of(options: argparse.Namespace) -> list[list[dict]]:
     """Cases that take turns: those of one part, size and number of threads."""
     autoencoder = [("autoencoder", 1, 800), ("autoencoder", 4, 800)] if "autoencoder" in options.what else []
     transformer = [("transformer", 2, 64)] if "transformer" in options.what else []
-    sizes = autoencoder + transformer
+    loss = [("loss", 1, 4096)] if "loss" in options.what else []
+    sizes = autoencoder + transformer + loss
     sizes = sizes if not options.quick else [(part, 1, 16) for part, *_ in sizes]
     groups = []
     for threads in dict.fromkeys((1, options.threads) if options.device == "cpu" else (1,)):
         for part, batch, faces in sizes:
             case = {"part": part, "batch": batch, "faces": faces, "threads": threads, "device": options.device}
-            who = list(PEERS) if options.peer else []
-            who += list(OURS) if part == "transformer" else list(OURS)[:1]
+            who = list(PEERS) if options.peer and part != "loss" else []
+            who += {"transformer": list(OURS), "loss": list(LOSSES)}.get(part, list(OURS)[:1])
             pairs = [
-                (one, dtype) for one in who for dtype in options.dtypes if part == "transformer" or dtype == DTYPES[0]
+                (one, dtype) for one in who for dtype in options.dtypes if part != "autoencoder" or dtype == DTYPES[0]
             ]
             pairs = [(one, dtype) for one, dtype in pairs if not options.only or one in options.only]
             pairs += [("machine", dtype) for dtype in dict.fromkeys(dtype for _, dtype in pairs)]
@@ -313,14 +346,14 @@ def heldout(options: argparse.Namespace) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer", metavar="PYTHON", help="of an environment that has meshgpt_pytorch")
-    parts = ("autoencoder", "transformer", "heldout")
+    parts = ("autoencoder", "transformer", "loss", "heldout")
     parser.add_argument("--what", nargs="+", choices=parts, default=list(parts[:2]))
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES), help="of the transformer")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of the rows in wall time")
-    parser.add_argument("--only", nargs="+", choices=[*OURS, *PEERS])
-    parser.add_argument("--steps", type=int, default=300, help="of the trainings of --what heldout")
+    parser.add_argument("--only", nargs="+", choices=[*OURS, *PEERS, *LOSSES])
+    parser.add_argument("--steps", type=int, default=150, help="of the trainings of --what heldout")
     parser.add_argument("--seeds", type=int, default=2, help="of the trainings of --what heldout")
     parser.add_argument("--json", help="where to keep the report")
     parser.add_argument("--table", metavar="FILE", help="print the table of a report that was kept")
