@@ -102,8 +102,8 @@ def least(work: Callable[[], object], seconds: float = 0.3) -> float:
 
 def exponent(faces: list[int], seconds: list[float]) -> float | None:
     """The slope over sizes from 1,000 faces on; None for fewer than two of them."""
-    points = [(np.log(f), np.log(s)) for f, s in zip(faces, seconds, strict=True) if f >= 1000]
-    return round(float(np.polyfit(*np.array(points).T, 1)[0]), 2) if len(points) > 1 else None
+    points = np.log([pair for pair in zip(faces, seconds, strict=True) if pair[0] >= 1000])
+    return round(float(np.polyfit(points[:, 0], points[:, 1], 1)[0]), 2) if len(points) > 1 else None
 
 
 def main() -> None:

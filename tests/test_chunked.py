@@ -116,7 +116,8 @@ def test_without_gradients_none_are_made():
 
 def test_no_rows_have_no_gradient():
     parts, targets, may_be_last = case()
-    nats = linear_nats(parts[0][:0], *parts[1:], targets[:0], may_be_last[:0])
+    hidden, weight, bias = parts
+    nats = linear_nats(hidden[:0], weight, bias, targets[:0], may_be_last[:0])
     assert nats.shape == (0,)
     assert all(not part.any() for part in torch.autograd.grad(nats.sum(), parts))
 
