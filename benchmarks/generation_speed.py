@@ -301,20 +301,32 @@ def bound_of(case: dict, count: dict, machine: dict) -> float:
 
 
 def table(report: dict) -> str:
-    """The lines of the README."""
-    lines = [
-        "| weights | batch | faces before | faces/s | times the peer | share of the bound |",
-        "|---|---|---|---|---|---|",
-    ]
-    for row in report["rows"]:
-        if row["threads"] != 1:
-            continue
-        ratio = "" if row["times_the_peer"] is None else f"{row['times_the_peer']:.1f}"
-        share = f"{100 * row['share']:.0f} %" if "share" in row else ""
-        name = row["weights"] if row["who"] == "ours" else f"{row['weights']} ({row['who']})"
-        cells = (name, row["batch"], row["context"], f"{row['faces_per_second']:.1f}", ratio, share)
-        lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
+    """The lines of the README: a column for each size, and in it faces a second, times the peer, share of the bound."""
+    columns = list(dict.fromkeys((row["threads"], row["batch"], row["context"]) for row in report["rows"]))
+    cells = {(row["who"], row["weights"], *size_of(row)): cell_of(row) for row in report["rows"]}
+    lines = ["| faces a second (times the peer; share of the bound) | " + " | ".join(map(title_of, columns)) + " |"]
+    lines.append("|---" * (1 + len(columns)) + "|")
+    for who, weights in dict.fromkeys(key[:2] for key in cells):
+        name = f"{who}, {weights}"
+        lines.append(f"| {name} | " + " | ".join(cells.get((who, weights, *column), "") for column in columns) + " |")
     return "\n".join(lines)
+
+
+def size_of(row: dict) -> tuple[int, int, int]:
+    return row["threads"], row["batch"], row["context"]
+
+
+def title_of(column: tuple[int, int, int]) -> str:
+    threads, batch, context = column
+    meshes = "one mesh" if batch == 1 else f"{batch} meshes"
+    return f"{meshes}, {context} faces before" + (f", {threads} threads" if threads > 1 else "")
+
+
+def cell_of(row: dict) -> str:
+    more = [] if row["times_the_peer"] is None or row["who"] == "peer" else [f"{row['times_the_peer']:.1f}"]
+    more += [f"{100 * row['share']:.0f} %"] if "share" in row else []
+    rate = f"{row['faces_per_second']:.{0 if row['faces_per_second'] >= 100 else 1}f}"
+    return f"{rate} ({'; '.join(more)})" if more else rate
 
 
 def main() -> None:

@@ -58,7 +58,7 @@ class WholeNumbers:
 
     def __call__(self, x: Float[Tensor, "*n i"]) -> Float[Tensor, "*n o"]:
         flat = x.flatten(0, -2).float()
-        most = torch.linalg.vector_norm(flat, torch.inf, dim=1, keepdim=True).clamp_(min=LEAST)
+        most = flat.abs().amax(dim=1, keepdim=True).clamp_(min=LEAST)
         whole = (flat * (127 / most)).round_().to(torch.int8)
         out = torch._int_mm(whole, self.rows.T) * self.scales  # type: ignore[attr-defined]
         out = out.mul_(most) if self.bias is None else torch.addcmul(self.bias, out, most)
