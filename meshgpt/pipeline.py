@@ -41,6 +41,8 @@ BUDGET_TOLERANCE = 0.2  # a mesh has about as many faces as asked for when it mi
 SHOWN = ("num_points", "beside_edges")  # of a shape to follow
 SMALLEST_AREA = 1e-9  # a face with less has its corners on one line; on 1,024 bins the least area else is 1.9e-6
 STREAMED = Callable[[int, int, Tensor], None]
+JUDGE = Callable[[Sequence[Mesh], Sequence[Any], Sequence[Any]], list[float]]  # log p of texts and categories asked for
+OPENNESS = 3.0  # so many nats a mesh of open edges alone is worse than a closed one, to a judge
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ class GeneratedMesh:
     codes: Tensor  # (n,), the prompt's first
     stopped_by: str  # "end": by the model; else by a limit, "max_faces" or "max_seq_len", or by Ctrl-C, "interrupted"
     fit: SurfaceReport | None = None  # how far it is from the shape that it follows, both normalised
+    match: float | None = None  # log-probability that it is what was asked for, where a judge was given
 
 
 class MeshPipeline:
@@ -128,14 +131,16 @@ class MeshPipeline:
         seed: mesh i is written with seed + i; without one, seeds are drawn and told in the result. candidates: so many
         are written of each mesh, and the best is kept: one that the model ended, that is within a fifth of the faces
         asked for, and that lies nearest to the shape it follows (Chamfer distance); where it follows none, the one with
-        the smallest share of open and non-manifold edges. on_face(mesh, face, codes) hears of every face as it is
-        written, on_mesh(mesh, generated) of every mesh. progress: shows a bar. Further keywords: the fields of
-        `Sampling` and `Guidance`. Raises `GenerationError` for what this model cannot do, and for Ctrl-C
-        `GenerationInterrupted`, which has what was written before, faces of unfinished meshes too.
+        the smallest share of open and non-manifold edges. judge: says which look most like the text or category asked
+        for, a function of (meshes, texts, categories) such as `evaluation.judge.ShapeJudge()`. on_face(mesh, face,
+        codes) hears of every face as it is written, on_mesh(mesh, generated) of every mesh. progress: shows a bar.
+        Further keywords: the fields of `Sampling` and `Guidance`. Raises `GenerationError` for what this model cannot
+        do, and for Ctrl-C `GenerationInterrupted`, which has what was written before, faces of unfinished meshes too.
         """
         if min(1 if num_meshes is None else num_meshes, batch_size) < 1:
             raise GenerationError(f"num_meshes and batch_size must be at least 1, got {num_meshes} and {batch_size}")
         asked = {name: options.pop(name, None) for name in ("category", "faces", "points", "mesh")}
+        judge = options.pop("judge", None)
         wishes = Wishes.of(num_meshes, self.transformer.config.kinds, text=text, **asked)
         negative_text = options.pop("negative_text", None)
         if negative_text is not None and wishes.texts is None:
@@ -164,13 +169,13 @@ class MeshPipeline:
                             progress=_shown_on(bar, start * candidates + rounds.stop * len(rows)),
                             **options,
                         )
-                        best[start:] = self._better(best[start:], rows, seeds, result, wishes)
+                        best[start:] = self._better(best[start:], rows, seeds, result, wishes, judge)
                     for index, item in enumerate(best[start:] if on_mesh else (), start):
                         on_mesh(index, item)
                 except KeyboardInterrupt as interrupt:
                     result = getattr(interrupt, "result", result)
                     if result is not None:
-                        best[start:] = self._better(best[start:], rows, seeds, result, wishes)
+                        best[start:] = self._better(best[start:], rows, seeds, result, wishes, judge)
                     raise GenerationInterrupted(filter(_is_something, best), result) from interrupt
             bar.update(bar.total - bar.n)
         return best
@@ -246,6 +251,7 @@ class MeshPipeline:
         seeds: list[int],
         result: GenerationResult,
         wishes: Wishes,
+        judge: JUDGE | None,
     ) -> list[GeneratedMesh]:
         """Of each mesh the best so far, or what was written now if it is better; of no mesh yet: what was written.
 
@@ -259,6 +265,7 @@ class MeshPipeline:
                 target = None if wishes.targets is None else wishes.targets[row]
                 codes, reason = result.codes[first + index], result.stopped_by[first + index]
                 new.append(self.result_of(codes[codes >= 0], seeds[row], reason, target))
+            new = new if judge is None else judged(new, rows, wishes, judge)
             best = [min(pair, key=key) for *pair, key in zip(best, new, keys, strict=True)] if best else new
         return best
 
@@ -358,6 +365,17 @@ def load_tokenizer(name_or_folder, revision=None) -> MeshTokenizer:
     return getattr(import_module(f"meshgpt.tokenizers.{TOKENIZERS[kind]}"), kind).from_pretrained(folder)
 
 
+def judged(items: list[GeneratedMesh], rows: Sequence[int], wishes: Wishes, judge: JUDGE) -> list[GeneratedMesh]:
+    """With what a judge says of each, where a text or a category was asked for."""
+    if wishes.texts is None and wishes.categories is None:
+        return items
+    texts, categories = (
+        [None if each is None else each[row] for row in rows] for each in (wishes.texts, wishes.categories)
+    )
+    found = judge([item.mesh for item in items], texts, categories)
+    return [replace(item, match=match) for item, match in zip(items, found, strict=True)]
+
+
 def faults(item: GeneratedMesh, faces: int | None = None) -> tuple[int, float, float]:
     """Orders candidates: ended by the model, by a limit, by Ctrl-C; then by how far they miss what was asked for."""
     ended = {"end": 0, "interrupted": 2}.get(item.stopped_by, 1)
@@ -367,7 +385,8 @@ def faults(item: GeneratedMesh, faces: int | None = None) -> tuple[int, float, f
     if item.mesh.num_faces == 0:
         return ended, off, np.inf
     report = topology_report(item.mesh)
-    return ended, off, (report.boundary_edges + report.nonmanifold_edges) / max(report.edges, 1)
+    openness = (report.boundary_edges + report.nonmanifold_edges) / max(report.edges, 1)
+    return ended, off, openness if item.match is None else OPENNESS * openness - item.match
 
 
 def _entries(value: Any, rows: Sequence[int], count: int) -> list[Any]:

@@ -197,6 +197,37 @@ def test_one_bar_counts_the_meshes_of_all_batches_and_candidates(pipeline, capsy
     assert counts == sorted(counts)
 
 
+def test_a_judge_chooses_among_candidates_that_were_asked_for_something():
+    torch.manual_seed(0)
+    tokenizer = CoordinateTokenizer(num_discrete_coors=8)
+    sizes = {
+        "dim": 16,
+        "attn_depth": 1,
+        "attn_heads": 2,
+        "attn_dim_head": 8,
+        "fine_attn_heads": 2,
+        "fine_attn_dim_head": 8,
+    }
+    model = MeshTransformer(tokenizer, **sizes, fine_attn_depth=1, max_seq_len=300, categories=("a", "b")).eval()
+    pipe = MeshPipeline(tokenizer, model)
+    options = {"num_meshes": 2, "max_faces": 12, "seed": 0, "candidates": 6, "min_faces": 3}
+
+    def many_faces(meshes, texts, categories):
+        assert texts == [None] * len(meshes) and set(categories) == {"b"}
+        return [100.0 * mesh.num_faces for mesh in meshes]
+
+    rounds = [
+        pipe.generate(category="b", **{**options, "candidates": 1, "seed": CANDIDATE_STRIDE * number})
+        for number in range(6)
+    ]
+    kept = pipe.generate(category="b", judge=many_faces, **options)
+    for index, item in enumerate(kept):
+        ended = [each[index] for each in rounds if each[index].stopped_by == "end"] or [each[index] for each in rounds]
+        assert item.mesh.num_faces == max(each.mesh.num_faces for each in ended)
+        assert item.match == 100.0 * item.mesh.num_faces
+    assert all(item.match is None for item in pipe.generate(judge=many_faces, **options))  # nothing was asked for
+
+
 def test_of_several_candidates_the_one_with_the_fewest_faults_is_kept(pipeline):
     def faults(item: GeneratedMesh) -> tuple[bool, float]:
         report = topology_report(item.mesh)

@@ -10,6 +10,7 @@ import torch
 from meshgpt.data.dataset import MeshDataset
 from meshgpt.data.pack import MeshRecord, write_dataset
 from meshgpt.errors import CheckpointError, ConfigError, DataError
+from meshgpt.evaluation.judge import UNSEEN, ShapeJudge
 from meshgpt.evaluation.learn_recognition import (
     NOTHING,
     Lessons,
@@ -385,3 +386,33 @@ def test_real_meshes_of_the_sample_are_seen(tiny_meshes):
     clouds, seen = surface_points(tiny_meshes, 64, 0)
     assert seen.all() and clouds[..., :3].abs().max() <= 0.951
     assert torch.allclose(clouds[..., 3:].norm(dim=-1), torch.ones(64, 64), atol=1e-5)
+
+
+# choosing by it
+
+
+def test_a_judge_prefers_what_was_asked_for(recognizer, shapes):
+    judge = ShapeJudge(recognizer)
+    meshes = [shapes.mesh(index) for index in range(6)]
+    names = list(shapes.column("category"))[:6]
+    looks = recognizer.recognize(meshes).logits.log_softmax(dim=-1)
+    nothing = [None] * 6
+    for category in recognizer.config.categories:
+        column = looks[:, recognizer.config.categories.index(category)].tolist()
+        assert judge(meshes, nothing, [category] * 6) == pytest.approx(column)
+        assert judge(meshes, [f"A large {category}, worn"] * 6, nothing) == pytest.approx(column)
+    right = judge(meshes, nothing, names)
+    wrong = judge(meshes, nothing, [next(c for c in recognizer.config.categories if c != name) for name in names])
+    assert np.mean(right) > np.mean(wrong)
+
+
+def test_a_judge_reads_any_text_and_says_nothing_where_nothing_is_asked(recognizer, shapes):
+    judge = ShapeJudge(recognizer)
+    meshes = [shapes.mesh(0), speck()]
+    said = judge(meshes, ["something round", "something round"], [None, None])
+    assert said[0] < 0 and said[1] == UNSEEN
+    assert judge(meshes, [None, None], [None, None]) == [0.0, 0.0]
+    assert judge(meshes[:1], [torch.zeros(3, 384)], [None]) == [0.0]
+    both = judge(meshes[:1], ["something round"], [recognizer.config.categories[0]])[0]
+    alone = judge(meshes[:1], [None], [recognizer.config.categories[0]])[0]
+    assert both == pytest.approx(alone + said[0])

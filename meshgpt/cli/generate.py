@@ -1,6 +1,7 @@
 """`meshgpt generate`: meshes out of a model, as files, with what they came from written into them."""
 
 import argparse
+import math
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -56,8 +57,11 @@ def add_sampling(command: argparse.ArgumentParser) -> None:
     command.add_argument("--top-p", type=float, help="choose among the codes that make up this probability")
     command.add_argument("--min-p", type=float, help="choose among codes of this share of the likeliest one's")
     command.add_argument("--max-faces", type=int, help="stop a mesh here")
-    best = "write so many of each and keep the best: nearest to what is followed, else of most closed edges"
+    best = (
+        "write so many of each and keep the best: nearest to what is followed, else most like what is asked for, closed"
+    )
     command.add_argument("--candidates", type=int, help=best)
+    command.add_argument("--no-judge", action="store_true", help="choose candidates by their edges alone")
     add_machine(command)
 
 
@@ -85,10 +89,21 @@ def run(arguments: argparse.Namespace) -> None:
     settings = {"model": str(arguments.model), "weights": arguments.weights, **written_down(options)}
     saving = Saving(arguments.out, arguments.format, settings, asked=described(wishes))
     seed = secrets.randbelow(2**31) if arguments.seed is None else arguments.seed
-    saving.generate(pipe.generate, seed=seed, num_meshes=arguments.num_meshes, prompt=prompt, **options)
+    judge = judge_of(arguments, pipe, wishes)
+    saving.generate(pipe.generate, seed=seed, num_meshes=arguments.num_meshes, prompt=prompt, judge=judge, **options)
     if arguments.view:
         title = f"meshgpt {arguments.model}" + (f": {saving.asked}" if saving.asked else "")
         print(f"look at them: {save_page(saving.saved, arguments.out / 'index.html', title)}")
+
+
+def judge_of(arguments: argparse.Namespace, pipe: "MeshPipeline", wishes: dict[str, Any]) -> Any:
+    """What chooses among candidates that were asked for by a text or a category, if there is a choice."""
+    candidates = pipe.config.candidates if arguments.candidates is None else arguments.candidates
+    if arguments.no_judge or candidates < 2 or not {"text", "category"} & wishes.keys():
+        return None
+    from meshgpt.evaluation.judge import ShapeJudge
+
+    return ShapeJudge()
 
 
 def given(arguments: argparse.Namespace, names: tuple[str, ...]) -> dict[str, Any]:
@@ -192,6 +207,7 @@ class Saving:
         caption, path = f"seed {item.seed}, {item.mesh.num_faces} faces", None
         caption += "" if item.stopped_by == "end" else f", cut off by {item.stopped_by}"
         caption += "" if item.fit is None else f", Chamfer {item.fit.chamfer:.4f}"
+        caption += "" if item.match is None else f", looks like it: {100 * math.exp(item.match):.0f} %"
         caption += f"; asked for {self.asked}" if self.asked else ""
         if item.mesh.num_faces:
             metadata = {"generator": "meshgpt", "seed": item.seed, **self.settings}
