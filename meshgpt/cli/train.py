@@ -1,19 +1,22 @@
-"""`meshgpt train tokenizer | transformer DATA`: a preset, a data set, and a folder for the run."""
+"""`meshgpt train tokenizer | transformer DATA`: a preset, a data set, and a folder for the run.
+
+`train shapes-autoencoder | shapes-denoiser FIELDS` are in `train_shapes`.
+"""
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from meshgpt.cli import train_shapes
 from meshgpt.cli.inputs import named_tokenizer
-from meshgpt.cli.settings import add_changes, changed
-from meshgpt.errors import ConfigError, DataError, TrainingError
+from meshgpt.cli.runs import add_run, check_changes, finish
+from meshgpt.cli.settings import changed
+from meshgpt.errors import DataError
 
 if TYPE_CHECKING:
     import numpy as np
 
     from meshgpt.data.augment import Augmentation
     from meshgpt.data.dataset import MeshDataset
-    from meshgpt.training.trainer import Trainer
 
 BALANCE = ("none", "category", "source", "faces")
 CONDITIONS = {
@@ -25,7 +28,7 @@ CONDITIONS = {
 
 
 def add_commands(commands: argparse._SubParsersAction, shared: argparse.ArgumentParser) -> None:
-    train = commands.add_parser("train", help="train a tokenizer, or a transformer on its tokens")
+    train = commands.add_parser("train", help="train a tokenizer, a transformer on its tokens, or models of fields")
     parts = train.add_subparsers(title="models", metavar="MODEL", required=True)
     tokenizer = parts.add_parser("tokenizer", parents=[shared], help="meshes to tokens and back")
     tokenizer.set_defaults(run=run_tokenizer)
@@ -41,15 +44,14 @@ def add_commands(commands: argparse._SubParsersAction, shared: argparse.Argument
     transformer.set_defaults(run=run_transformer)
     for part in (tokenizer, transformer):
         part.add_argument("data", help="a data set: folder, .zip, .npz or a bundled name")
-        part.add_argument("--out", "-o", type=Path, required=True, help="folder of the run")
         part.add_argument("--preset", default="small", help="tiny, small or base (default: small)")
-        part.add_argument("--resume", action="store_true", help="go on with the run in OUT, bit for bit")
         part.add_argument("--max-faces", type=int, help="leave longer meshes out")
         part.add_argument("--no-augment", action="store_true", help="meshes as they are, never stretched or turned")
         balance = "draw meshes so that every category, source or size is seen equally often (default: none)"
         part.add_argument("--balance", choices=BALANCE, default="none", help=balance)
         part.add_argument("--no-val", action="store_true", help="train on all meshes, hold none out")
-        add_changes(part)
+        add_run(part)
+    train_shapes.add_parts(parts, shared)
 
 
 def run_tokenizer(arguments: argparse.Namespace) -> None:
@@ -133,21 +135,11 @@ def condition_fields(kinds: list[str], data: "MeshDataset") -> dict[str, Any]:
     return {**fields, "categories": tuple(data.categories)} if "category" in kinds else fields
 
 
-def finish(trainer: "Trainer", arguments: argparse.Namespace) -> None:
-    """Trains to the last step, from the newest checkpoint if `--resume` says so, and prints the last figures."""
-    if arguments.resume and not trainer.resume():
-        raise TrainingError(f"{arguments.out} has no checkpoint to resume from: leave --resume out to begin there")
-    figures = trainer()
-    shown = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
-    print(f"{arguments.out}: step {trainer.step}, {shown}")
-
-
 def datasets(arguments: argparse.Namespace) -> "tuple[MeshDataset, MeshDataset | None]":
     """What is trained on and what is held out: the splits of the data set, or a tenth of its families."""
     from meshgpt.data.dataset import MeshDataset
 
-    if any(change.startswith("checkpoint_folder=") for change in arguments.changes):
-        raise ConfigError("--set checkpoint_folder: the folder of a run is named by --out")
+    check_changes(arguments)
     data = MeshDataset(arguments.data)
     data = data if arguments.max_faces is None else data.filter(max_faces=arguments.max_faces)
     if not len(data):

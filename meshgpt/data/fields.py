@@ -77,7 +77,7 @@ def field_sample(mesh: Mesh, config: FieldConfig | None = None, seed: Any = 0) -
     config, rng = config or FieldConfig(), np.random.default_rng(seed)
     mesh = mesh.normalized()
     body = solid(mesh, config.solid)
-    surface = _surface_points(mesh, body, config, rng)
+    surface = surface_points(mesh, body, config, rng)
     volume = sample_volume(config.volume, rng)
     near = sample_near(surface[:, :3], config.near, rng, config.spreads)
     queries = (np.column_stack((points, signed_distances(body.surface, points))) for points in (volume, near))
@@ -85,8 +85,12 @@ def field_sample(mesh: Mesh, config: FieldConfig | None = None, seed: Any = 0) -
     return FieldSample(*arrays, {"verdict": body.verdict.to_dict()})
 
 
-def _surface_points(mesh: Mesh, body: Solid, config: FieldConfig, rng: np.random.Generator) -> np.ndarray:
-    """Points of the solid, (n, 7); those of sharp edges are of the mesh, where its edges are on the solid."""
+@no_type_check
+def surface_points(mesh: Mesh, body: Solid, config: FieldConfig, rng: np.random.Generator) -> np.ndarray:
+    """Points of the solid of a normalised mesh, (n, 7), as in a `FieldSample`.
+
+    Those of sharp edges are of the mesh, where its edges are on the solid.
+    """
     places, normals = sample_sharp_edges(mesh, 2 * config.sharp, rng)
     if len(places):
         near = surface_distances(body.surface, places) < config.solid.cell

@@ -7,7 +7,7 @@ from typing import Any, Protocol, no_type_check, runtime_checkable
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from meshgpt.checkpoint import read_tensors, write_tensors, writing
 from meshgpt.errors import DataError
@@ -26,13 +26,14 @@ class LatentEncoder(Protocol):
 def encoded(encoder, batches: Iterable[Any]) -> Float[Tensor, "n m d"]:
     """The latents of all batches, on the CPU; a batch that is a tuple holds the arguments of `encode`.
 
-    The encoder is in evaluation mode meanwhile. Raises `DataError` for latents that are not finite or of other sizes
-    than the first, with the number of the batch.
+    Tensors are moved to where the encoder's weights are, and it is in evaluation mode meanwhile. Raises `DataError` for
+    latents that are not finite or of other sizes than the first, with the number of the batch.
     """
     found: list[Tensor] = []
     with as_in_evaluation(encoder):
         for number, batch in enumerate(batches):
-            latents = encoder.encode(*(batch if isinstance(batch, tuple) else (batch,)))
+            given = batch if isinstance(batch, tuple) else (batch,)
+            latents = encoder.encode(*(_moved(part, encoder) for part in given))
             latents = latents.detach().float().cpu()
             if latents.ndim != 3 or (found and latents.shape[1:] != found[0].shape[1:]):
                 first = f", the first were {tuple(found[0].shape)}" if found else ""
@@ -44,6 +45,13 @@ def encoded(encoder, batches: Iterable[Any]) -> Float[Tensor, "n m d"]:
     if not found:
         raise DataError("there is nothing to encode: no batch was given")
     return torch.cat(found)
+
+
+@no_type_check
+def _moved(part: Any, encoder: Any) -> Any:
+    """A tensor where the encoder is, if that is a module with weights."""
+    weight = next(encoder.parameters(), None) if isinstance(encoder, nn.Module) else None
+    return part.to(weight.device) if isinstance(part, Tensor) and weight is not None else part
 
 
 @no_type_check

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from meshgpt.checkpoint import find_model, load_config, save_model, save_parts, saved_class, upload
 from meshgpt.config import Config
+from meshgpt.data.fields import FieldConfig, surface_points
 from meshgpt.errors import CheckpointError, ConditionError, ConfigError, GenerationError, GenerationInterrupted
 from meshgpt.mesh.clouds import PointCloud
 from meshgpt.mesh.frame import Frame
@@ -30,11 +31,12 @@ from meshgpt.mesh.solid import SolidVerdict, solid
 from meshgpt.mesh.surface import SurfaceReport, compare_surfaces
 from meshgpt.shapes.diffusion.sampler import Sampler
 from meshgpt.shapes.latent_diffusion import LatentDiffusion
-from meshgpt.shapes.vecset import TOLD, VectorSetAutoencoder
+from meshgpt.shapes.vecset import VectorSetAutoencoder
 from meshgpt.transformer.held import as_in_evaluation
 
 LEAST_COARSE, FINEST = 32, 1024  # cells of the grid that is looked at everywhere, and of any
 FLAT = 1e-4  # a cloud that is thinner than this share of its length has no inside
+SHARP = FieldConfig().sharp / FieldConfig().surface  # of points, the share that lies along sharp edges in training
 COMPARED = 4096  # points by which a reconstruction is compared with what was given
 
 
@@ -212,17 +214,18 @@ class ShapePipeline:
         Raises `ConditionError` for points that all lie in one plane, and what `as_shape` raises.
         """
         chosen, shape = self._options(options), as_shape(shape)
-        frame, verdict, rng = _frame(shape), None, np.random.default_rng(seed)
-        if isinstance(shape, Mesh):
-            near = shape.normalized()
-            body = solid(near) if make_solid else None
-            verdict = None if body is None else body.verdict
-            cloud = PointCloud.from_mesh(near if body is None else body.surface, chosen.num_points, rng)
+        frame, rng = _frame(shape), np.random.default_rng(seed)
+        near = shape.normalized() if isinstance(shape, Mesh) else shape.normalized()[0]
+        verdict, points = None, None
+        if isinstance(near, Mesh) and make_solid:
+            body = solid(near)
+            config = FieldConfig(surface=chosen.num_points, sharp=round(SHARP * chosen.num_points))
+            verdict, points = body.verdict, surface_points(near, body, config, rng)
         else:
-            near = shape.normalized()[0]
-            cloud = near.subsampled(chosen.num_points, rng)
-        _check_depth(cloud if isinstance(shape, Mesh) else near)
-        columns = self._columns(cloud).to(self.device)
+            cloud = PointCloud.from_mesh(near, chosen.num_points, rng) if isinstance(near, Mesh) else near
+            _check_depth(cloud)
+            points = self._columns(cloud.subsampled(chosen.num_points, rng))
+        columns = torch.as_tensor(points, dtype=torch.float32, device=self.device)
         with torch.no_grad(), as_in_evaluation(self.autoencoder):
             latents = self.autoencoder.encode(columns[None])[0]
         made = self._decoded(latents, seed, chosen.extraction, frame)
@@ -277,12 +280,11 @@ class ShapePipeline:
             mesh = surface.mesh.grounded() if frame is None else frame.restore_mesh(surface.mesh)
         return FieldMesh(mesh, surface, latents.float().cpu(), int(seed))
 
-    def _columns(self, cloud: PointCloud) -> Float[Tensor, "p c"]:
-        """What the autoencoder reads: places, and where it was trained with them normals, and no point marked sharp."""
-        if not self.autoencoder.config.normals:
-            return torch.from_numpy(cloud.points.astype(np.float32))
-        told = (cloud if cloud.normals is not None else cloud.estimated_normals()).tensor()
-        return torch.nn.functional.pad(told, (0, 3 + TOLD - told.shape[1]))
+    def _columns(self, cloud: PointCloud) -> Float[Tensor, "p 7"]:
+        """Places, normals, where the autoencoder reads them estimated if need be, and no point marked as sharp."""
+        if self.autoencoder.config.normals and cloud.normals is None:
+            cloud = cloud.estimated_normals()
+        return torch.nn.functional.pad(cloud.tensor(), (0, 1))
 
     # where they are
 

@@ -135,7 +135,7 @@ def asked(
     if config.takes("category"):
         asking["category"] = Categories.of(told.words, config.categories)
     if not exact:
-        _warn_where_nothing_is_said(asking)
+        warn_where_nothing_is_said(asking)
     if config.takes("num_faces"):
         asking["num_faces"] = FaceBudget(0.0 if exact else FACE_JITTER)
     if config.takes("points"):
@@ -149,7 +149,7 @@ def asked(
 
 
 @no_type_check
-def _warn_where_nothing_is_said(asking: dict[str, Asking]) -> None:
+def warn_where_nothing_is_said(asking: dict[str, Asking]) -> None:
     nothing = {"text": "no mesh has a text", "category": "no mesh is of a category of the model"}
     for kind, what in nothing.items():
         if kind in asking and (asking[kind].numbers < 0).all():

@@ -13,9 +13,9 @@ from meshgpt.config import resolve_config
 from meshgpt.errors import DataError
 from meshgpt.shapes.diffusion.floors import explained_fraction, floor_loss, optimal_loss
 from meshgpt.training.examples import Examples
+from meshgpt.training.field_trainers import BestKeepingTrainer
 from meshgpt.training.objective import Losses, Objective
 from meshgpt.training.settings import TrainerConfig
-from meshgpt.training.trainer import Trainer
 from meshgpt.transformer.conditions import Conditions
 
 MOST_ROWS = 4096  # whose optimum is looked for
@@ -38,7 +38,7 @@ class LatentExamples(Examples):
 
     @no_type_check
     def __init__(self, latents, conditions=None):
-        latents = torch.as_tensor(latents)
+        latents = torch.as_tensor(latents).detach().cpu()
         if latents.ndim != 3 or not len(latents):
             raise DataError(f"latents must be (n, m, d) with n at least 1, got {tuple(latents.shape)}")
         if conditions is not None and len(conditions) != len(latents):
@@ -55,7 +55,7 @@ class LatentExamples(Examples):
 
     @property
     def fingerprint(self) -> str:
-        return hashlib.sha256(self.dataset.contiguous().numpy().tobytes()).hexdigest()
+        return hashlib.sha256(self.dataset.float().contiguous().numpy().tobytes()).hexdigest()
 
 
 class LatentObjective(Objective):
@@ -100,12 +100,13 @@ class LatentObjective(Objective):
         return {**means, "explained": explained_fraction(means["error"], self.floor, self.optimum)}
 
 
-class LatentDiffusionTrainer(Trainer):
+class LatentDiffusionTrainer(BestKeepingTrainer):
     """Trains a `LatentDiffusion`: `LatentDiffusionTrainer(model, latents, conditions, num_train_steps = 1000, ...)()`.
 
     latents: (n m d), those of a frozen autoencoder (`meshgpt.shapes.latents`). conditions: what is known of each, from
-    `model.conditions_of(...)`. A model that does not know yet how large latents are takes it from these. Further
-    keywords are the fields of `TrainerConfig`.
+    `model.conditions_of(...)`. In place of both `LatentExamples`, such as `asked_latents` makes of a data set. A model
+    that does not know yet how large latents are takes it from these. The model of the least loss on `val_latents` is
+    kept too. Further keywords are the fields of `TrainerConfig`.
     """
 
     @no_type_check
@@ -123,7 +124,7 @@ class LatentDiffusionTrainer(Trainer):
     ):
         accelerator_kwargs = keywords.pop("accelerator_kwargs", None)
         config = resolve_config(TrainerConfig, config, keywords)
-        examples = LatentExamples(latents, conditions)
+        examples = _as_latents(latents, conditions)
         if int(model.num_fitted) == 0:
             model.fit_latents(examples.dataset)
         super().__init__(
@@ -131,7 +132,16 @@ class LatentDiffusionTrainer(Trainer):
             examples,
             LatentObjective.of(model, examples.dataset),
             config,
-            val_examples=None if val_latents is None else LatentExamples(val_latents, val_conditions),
+            val_examples=None if val_latents is None else _as_latents(val_latents, val_conditions),
             weights=weights,
             accelerator_kwargs=accelerator_kwargs,
         )
+
+
+@no_type_check
+def _as_latents(latents, conditions) -> LatentExamples:
+    if not isinstance(latents, LatentExamples):
+        return LatentExamples(latents, conditions)
+    if conditions is not None:
+        raise DataError("these latents know what is asked of them: leave conditions out")
+    return latents
