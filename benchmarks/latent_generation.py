@@ -72,8 +72,9 @@ def main() -> None:
     parser.add_argument("--preset", choices=DENOISERS, default="small")
     parser.add_argument("--categories", nargs="+", default=list(EASY))
     parser.add_argument("--shapes", type=int, default=600, help="to learn from")
-    parser.add_argument("--steps", type=int, default=2500)
-    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--samples", type=int, default=512)
     parser.add_argument("--num-steps", type=int, default=18, help="of the sampler")
     parser.add_argument("--cond-scale", type=float, default=1.0)
@@ -95,7 +96,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         trainer = LatentDiffusionTrainer(
             model, latents, asked, num_train_steps=options.steps, batch_size=min(options.batch_size, len(latents)),
-            learning_rate=5e-4, ema_decay=0.999, checkpoint_folder=str(options.out or folder), progress=True,
+            learning_rate=options.rate, ema_decay=0.995, checkpoint_folder=str(options.out or folder), progress=False,
             log_every=max(options.steps // 10, 1), checkpoint_every=options.steps,
         )  # fmt: skip
         figures = trainer()

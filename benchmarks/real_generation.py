@@ -2,7 +2,7 @@
 
     meshgpt data fields cc0-lowpoly -o runs/fields \\
         --categories crate block plate column bottle book barrel cup table chair
-    python benchmarks/vector_set.py real --data runs/fields --preset compact --steps 6000 \\
+    python benchmarks/vector_set.py real --data runs/fields --preset compact --steps 4500 \\
         --precision bf16 --out runs/real
     python benchmarks/real_generation.py --data runs/fields --autoencoder runs/real --out runs/shapes
 
@@ -86,7 +86,7 @@ def main() -> None:
     parser.add_argument("--cloud", type=int, default=1024)
     parser.add_argument("--least-iou", type=float, default=0.75, help="with which the autoencoder brings a shape back")
     parser.add_argument("--views", type=int, default=16, help="of each training shape")
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=1100)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--each", type=int, default=16, help="samples of each category")
