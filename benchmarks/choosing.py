@@ -48,7 +48,7 @@ def main() -> None:
     pipe = MeshPipeline.from_pretrained(given.model)
     asked = [index for index in range(len(prompts)) for _ in range(given.meshes)]
     rounds = written(pipe, given, [prompts[index].text for index in asked])
-    for count in sorted({1, min(4, given.candidates), given.candidates}):
+    for count in sorted({min(count, given.candidates) for count in (1, 4, 12, given.candidates)}):
         for name, choose in (("edges", unjudged), ("judge", same)) if count > 1 else (("", same),):
             best = [min((choose(items[row]) for items in rounds[:count]), key=faults) for row in range(len(asked))]
             title = f"best of {count} by {name}" if name else "one"
