@@ -1,6 +1,7 @@
 """generate, retopo and complete on the command line: every wish is heard, written down, or refused with the reason."""
 
 import json
+import re
 import runpy
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from conditioned_toys import CUBE, conditioned_pipeline
 from conditioned_toys import knows_letters as knows_letters
 
-from meshgpt.cli.generate import turned_back
+from meshgpt.cli.generate import JUDGED_CANDIDATES, turned_back
 from meshgpt.cli.main import main
 from meshgpt.mesh.clouds import PointCloud, write_points
 from meshgpt.mesh.files import UP_TURNS, read_mesh, write_mesh
@@ -70,6 +71,16 @@ def test_every_wish_reaches_the_model_and_is_written_down(model, files, capsys):
     pipe = MeshPipeline.from_pretrained(model)
     [again] = pipe.generate("a wooden chair", seed=4, **wished, **guided)
     assert np.allclose(read_mesh(out / "seed-4.glb").bounds, again.mesh.bounds, atol=1e-4)
+
+
+def test_what_words_ask_for_is_chosen_by_a_recognizer(model, files, capsys):
+    words = ["generate", "a wooden chair", "-n", "1", "--seed", "3", "--model", model, "-o", str(files / "out")]
+    assert main(words) == 0
+    assert re.search(r"looks like it: \d+ %", capsys.readouterr().out)
+    assert extras(files / "out" / "seed-3.glb")["candidates"] == JUDGED_CANDIDATES
+    for more in (["--no-judge"], ["--candidates", "1"]):
+        assert main([*words, *more]) == 0
+        assert "looks like" not in capsys.readouterr().out
 
 
 def test_a_mesh_may_be_followed_and_nothing_asked_is_said_nothing(model, files, capsys):

@@ -9,7 +9,8 @@ import torch
 
 from meshgpt.data.dataset import MeshDataset
 from meshgpt.data.pack import MeshRecord, write_dataset
-from meshgpt.errors import CheckpointError, ConfigError, DataError
+from meshgpt.errors import CheckpointError, ConfigError, DataError, TextEncoderError
+from meshgpt.evaluation import judge as judge_module
 from meshgpt.evaluation.judge import UNSEEN, ShapeJudge
 from meshgpt.evaluation.learn_recognition import (
     NOTHING,
@@ -416,3 +417,14 @@ def test_a_judge_reads_any_text_and_says_nothing_where_nothing_is_asked(recogniz
     both = judge(meshes[:1], ["something round"], [recognizer.config.categories[0]])[0]
     alone = judge(meshes[:1], [None], [recognizer.config.categories[0]])[0]
     assert both == pytest.approx(alone + said[0])
+
+
+def test_a_judge_that_can_read_no_texts_says_so_and_leaves_the_choice(recognizer, shapes, monkeypatch):
+    def missing(name):
+        raise TextEncoderError("the text encoder is not there")
+
+    monkeypatch.setattr(judge_module, "text_encoder", missing)
+    with pytest.warns(
+        UserWarning, match="candidates are not chosen by 'something round': the text encoder is not there"
+    ):
+        assert ShapeJudge(recognizer)([shapes.mesh(0)], ["something round"], [None]) == [0.0]

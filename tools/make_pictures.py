@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 
 import meshgpt
+from meshgpt.cli.generate import JUDGED_CANDIDATES
 from meshgpt.cli.retopo import PARTICLES
+from meshgpt.evaluation.judge import ShapeJudge
 from meshgpt.retopology import retopologize
 
 TEXTS = ("a crate", "a wooden table", "a bottle", "a fence", "a stone wall", "a tree", "a sword", "a chair")
@@ -26,7 +28,10 @@ def unasked(pipe: meshgpt.MeshPipeline) -> np.ndarray:
 
 
 def texts(pipe: meshgpt.MeshPipeline, cond_scale: float) -> np.ndarray:
-    written = pipe.generate(list(TEXTS), seed=0, cond_scale=cond_scale)
+    """As `meshgpt generate TEXT` chooses them."""
+    written = pipe.generate(
+        list(TEXTS), seed=0, cond_scale=cond_scale, candidates=JUDGED_CANDIDATES, judge=ShapeJudge()
+    )
     return meshgpt.contact_sheet([item.mesh for item in written], columns=4, titles=TEXTS)
 
 

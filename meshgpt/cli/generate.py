@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", "max_faces", "candidates")
 WISHES = ("text", "category", "faces", "points", "mesh", "negative_text")
 GUIDANCE = ("cond_scale", "cond_scale_end", "rescale_phi")
+JUDGED_CANDIDATES = 12  # where a recognizer chooses; see `benchmarks/choosing.py`
 
 
 def add_commands(commands: argparse._SubParsersAction, shared: argparse.ArgumentParser) -> None:
@@ -84,22 +85,23 @@ def run(arguments: argparse.Namespace) -> None:
     check_output(arguments.out, arguments.format)
     pipe = load(arguments)
     wishes = wished(arguments, pipe)
-    options = {**wishes, **given(arguments, SAMPLING + GUIDANCE)}
+    judge = judge_of(arguments, wishes)
+    options = {**({} if judge is None else {"candidates": JUDGED_CANDIDATES}), **given(arguments, SAMPLING + GUIDANCE)}
+    options = {**wishes, **options}
     prompt = None if arguments.prompt is None else read_prompt(arguments.prompt)
     settings = {"model": str(arguments.model), "weights": arguments.weights, **written_down(options)}
     saving = Saving(arguments.out, arguments.format, settings, asked=described(wishes))
     seed = secrets.randbelow(2**31) if arguments.seed is None else arguments.seed
-    judge = judge_of(arguments, pipe, wishes)
     saving.generate(pipe.generate, seed=seed, num_meshes=arguments.num_meshes, prompt=prompt, judge=judge, **options)
     if arguments.view:
         title = f"meshgpt {arguments.model}" + (f": {saving.asked}" if saving.asked else "")
         print(f"look at them: {save_page(saving.saved, arguments.out / 'index.html', title)}")
 
 
-def judge_of(arguments: argparse.Namespace, pipe: "MeshPipeline", wishes: dict[str, Any]) -> Any:
-    """What chooses among candidates that were asked for by a text or a category, if there is a choice."""
-    candidates = pipe.config.candidates if arguments.candidates is None else arguments.candidates
-    if arguments.no_judge or candidates < 2 or not {"text", "category"} & wishes.keys():
+def judge_of(arguments: argparse.Namespace, wishes: dict[str, Any]) -> Any:
+    """What chooses among candidates that were asked for by a text or a category, and follow no shape."""
+    by_words, by_shape = {"text", "category"} & wishes.keys(), {"points", "mesh"} & wishes.keys()
+    if arguments.no_judge or arguments.candidates == 1 or by_shape or not by_words:
         return None
     from meshgpt.evaluation.judge import ShapeJudge
 

@@ -1,12 +1,14 @@
 """Which of several candidates looks most like what was asked for? A recognizer says, while meshes are made."""
 
 import re
+import warnings
 from collections.abc import Sequence
 from typing import Any, no_type_check
 
 import torch
 from torch import Tensor
 
+from meshgpt.errors import MissingExtraError, TextEncoderError
 from meshgpt.evaluation.evaluate import EVALUATORS
 from meshgpt.evaluation.recognition import ShapeRecognizer
 from meshgpt.mesh.mesh import Mesh
@@ -52,8 +54,12 @@ class ShapeJudge:
 
     @torch.no_grad()
     def _nearness(self, embedding: Tensor, text: str) -> float:
-        """log p of a text among the names of all categories, by an embedding of a mesh."""
+        """log p of a text among the names of all categories, by an embedding of a mesh; 0 where none can be read."""
         others = [name for name in (filled("{a} {}", name) for name in self.names) if name != text]
-        pooled = text_encoder(self.recognizer.config.text_encoder).embed([text, *others]).pooled
+        try:
+            pooled = text_encoder(self.recognizer.config.text_encoder).embed([text, *others]).pooled
+        except (TextEncoderError, MissingExtraError) as error:
+            warnings.warn(f"candidates are not chosen by {text!r}: {error}", stacklevel=2)
+            return 0.0
         read = self.recognizer.read_texts(pooled).cpu()
         return float((read @ embedding * float(self.recognizer.log_scale.exp())).log_softmax(dim=0)[0])
