@@ -11,7 +11,7 @@ def keep_freed_memory() -> bool:
     """Has the C library keep what is freed for what is made next, in this process from now on; False where it cannot.
 
     Else every large tensor is handed back when it is freed and comes as fresh pages in the next step, which the system
-    fills with zeros one by one: a sixth to a quarter of the time of a step in bfloat16.
+    fills with zeros one by one. That shows where products are fast, as in bfloat16.
     """
     if not sys.platform.startswith("linux"):
         return False
