@@ -355,3 +355,10 @@ def test_an_empty_field_of_a_scan_is_one_line(balls, model, light_model, tmp_pat
 def test_a_folder_of_another_kind_of_model_is_one_line(light_model, tmp_path, capsys):
     assert main(["shapes", "generate", "--model", light_model, "-o", str(tmp_path)]) == 1
     assert "holds a MeshPipeline, which models no shapes as fields" in capsys.readouterr().err
+
+
+def test_without_a_model_the_way_to_one_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("meshgpt.checkpoint.bundled_models", lambda: ["lowpoly"])
+    assert main(["shapes", "generate", "--category", "chair"]) == 1
+    assert "no model of shapes comes with this package: name one with --model, or train one" in capsys.readouterr().err

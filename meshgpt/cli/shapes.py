@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from meshgpt.cli.generate import Saved, check_output, described, given, save_page, turned_back, written_down
 from meshgpt.cli.retopo import PARTICLES, particles
-from meshgpt.errors import ConditionError, GenerationError, GenerationInterrupted, MeshFileError
+from meshgpt.errors import CheckpointError, ConditionError, GenerationError, GenerationInterrupted, MeshFileError
 
 if TYPE_CHECKING:
     from meshgpt.mesh.clouds import PointCloud
@@ -24,7 +24,7 @@ SAMPLERS = ("euler", "heun", "midpoint", "rk4", "ddim", "dopri5")
 EXTRACTION = ("resolution", "keep_share")
 # and the kind of condition of each
 WISHES = {"text": "text", "category": "category", "points": "points", "negative_text": "text"}
-SUMMARY = "summary.json"
+SUMMARY, BUNDLED = "summary.json", "shapes"
 
 
 def add_commands(commands: argparse._SubParsersAction, shared: argparse.ArgumentParser) -> None:
@@ -64,7 +64,7 @@ def add_commands(commands: argparse._SubParsersAction, shared: argparse.Argument
     reconstruct.set_defaults(run=run_reconstruct)
 
     for action in (generate, reconstruct):
-        action.add_argument("--model", default="shapes", help="a bundled model, a folder or a Hub name")
+        action.add_argument("--model", default=BUNDLED, help="a bundled model, a folder or a Hub name")
         action.add_argument("--resolution", type=int, metavar="N", help="cells along each side (default: of the model)")
         less = "parts with less of the area are removed (default: of the model; 0: none)"
         action.add_argument("--keep-share", type=float, metavar="SHARE", help=less)
@@ -134,8 +134,13 @@ def run_reconstruct(arguments: argparse.Namespace) -> None:
 
 
 def load(arguments: argparse.Namespace) -> "ShapePipeline":
+    """The model that was named. Raises `CheckpointError` where none is and none comes with the package."""
+    from meshgpt.checkpoint import bundled_models
     from meshgpt.shapes.pipeline import ShapePipeline
 
+    if arguments.model == BUNDLED and BUNDLED not in bundled_models() and not Path(BUNDLED).exists():
+        advice = "train one with `meshgpt train shapes-autoencoder` and `meshgpt train shapes-denoiser`"
+        raise CheckpointError(f"no model of shapes comes with this package: name one with --model, or {advice}")
     return ShapePipeline.from_pretrained(arguments.model, device=arguments.device)
 
 

@@ -83,10 +83,11 @@ class Diffusion:
     def draw(
         self, data: Float[Tensor, "b *shape"], generator: torch.Generator | None = None
     ) -> tuple[Times, Float[Tensor, "b *shape"]]:
-        """Times and noise for each row of the data."""
-        u = torch.rand(len(data), dtype=torch.float64, device=data.device, generator=generator)
-        noise = torch.randn(data.shape, dtype=data.dtype, device=data.device, generator=generator)
-        return self.times(u), noise
+        """Times and noise for each row of the data, where these are; drawn where the generator is."""
+        where = data.device if generator is None else generator.device
+        u = torch.rand(len(data), dtype=torch.float64, device=where, generator=generator)
+        noise = torch.randn(data.shape, dtype=data.dtype, device=where, generator=generator)
+        return self.times(u.to(data.device)), noise.to(data.device)
 
     def losses(
         self, network: Network, data: Float[Tensor, "b *shape"], t: Times, noise: Float[Tensor, "b *shape"]
