@@ -211,6 +211,8 @@ def failures(results: dict) -> list[str]:
         found += [f"{method} on {path}" for path, order in row.items() if order < ORDERS[method] - 0.2]
     rows = {name: row for name, row in results.get("gaussians", {}).items() if isinstance(row, dict)}
     found += [name for name, row in rows.items() if not (row["rarest"] > 0.08 and row["commonest"] < 0.17)]
+    limit = 3 * results.get("gaussians", {}).get("MMD of true samples", 0.0)
+    found += [f"MMD of {name}" for name, row in rows.items() if row["MMD"] > limit]
     found += [name for name, row in results.get("shapes", {}).items() if row["nearest is the one asked for"] < 0.95]
     return found
 
