@@ -72,7 +72,7 @@ def main() -> None:
     parser.add_argument("--preset", choices=DENOISERS, default="small")
     parser.add_argument("--categories", nargs="+", default=list(EASY))
     parser.add_argument("--shapes", type=int, default=600, help="to learn from")
-    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--samples", type=int, default=512)
