@@ -42,7 +42,7 @@ SHOWN = ("num_points", "beside_edges")  # of a shape to follow
 SMALLEST_AREA = 1e-9  # a face with less has its corners on one line; on 1,024 bins the least area else is 1.9e-6
 STREAMED = Callable[[int, int, Tensor], None]
 JUDGE = Callable[[Sequence[Mesh], Sequence[Any], Sequence[Any]], list[float]]  # log p of texts and categories asked for
-OPENNESS = 3.0  # so many nats a mesh of open edges alone is worse than a closed one, to a judge
+OPENNESS = 10.0  # so many nats a mesh of open edges alone is worse than a closed one, to a judge
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--model", default="lowpoly")
     parser.add_argument("--points-model", default="lowpoly-points")
     parser.add_argument("--out", type=Path, default=Path("docs/images"))
-    parser.add_argument("--cond-scale", type=float, default=3.0)
+    parser.add_argument("--cond-scale", type=float, default=2.0)
     options = parser.parse_args()
     pipe = meshgpt.MeshPipeline.from_pretrained(options.model)
     follower = meshgpt.MeshPipeline.from_pretrained(options.points_model)
