@@ -10,10 +10,10 @@ import pytest
 from conditioned_toys import CUBE, conditioned_pipeline
 from conditioned_toys import knows_letters as knows_letters
 
-from meshgpt.cli.generate import JUDGED_CANDIDATES, turned_back
+from meshgpt.cli.generate import JUDGED_CANDIDATES
 from meshgpt.cli.main import main
 from meshgpt.mesh.clouds import PointCloud, write_points
-from meshgpt.mesh.files import UP_TURNS, read_mesh, write_mesh
+from meshgpt.mesh.files import UP_TURNS, read_mesh, turned_back, write_mesh
 from meshgpt.mesh.mesh import Mesh
 from meshgpt.pipeline import MeshPipeline
 from meshgpt.wishes import Target

@@ -1,4 +1,4 @@
-"""`meshgpt demo`: sixteen meshes from the bundled model as files, on a contact sheet and in a viewer, and a summary."""
+"""`meshgpt demo`: a local page to write meshes on; with `--out`, sixteen meshes as files and a summary of them."""
 
 import argparse
 import time
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from meshgpt.cli.generate import Saved, Saving, check_output, save_page
+from meshgpt.errors import ConfigError
 
 if TYPE_CHECKING:
     from meshgpt.pipeline import GeneratedMesh
@@ -15,25 +16,55 @@ TRAINED_ON = "cc0-lowpoly"
 
 
 def add_commands(commands: argparse._SubParsersAction, shared: argparse.ArgumentParser) -> None:
-    demo = commands.add_parser("demo", parents=[shared], help="generate 16 meshes with the bundled model and sum up")
-    demo.add_argument("-o", "--out", type=Path, default=Path("out/demo"), help="folder (default: out/demo)")
-    demo.add_argument("-n", "--num-meshes", type=int, default=16, help="how many (default: 16)")
-    demo.add_argument("--seed", type=int, default=0, help="mesh i is written with SEED + i (default: 0)")
-    demo.add_argument("--max-faces", type=int, help="stop a mesh here")
+    demo = commands.add_parser("demo", parents=[shared], help="serve a page to write meshes on, or write 16 as files")
+    help = "write meshes to this folder, with a contact sheet, a viewer and a summary, and serve no page"
+    demo.add_argument("-o", "--out", type=Path, metavar="DIR", help=help)
+    demo.add_argument("-n", "--num-meshes", type=int, help="with --out: how many (default: 16)")
+    demo.add_argument("--seed", type=int, help="with --out: mesh i is written with SEED + i (default: 0)")
+    demo.add_argument("--max-faces", type=int, help="with --out: stop a mesh here")
     demo.add_argument("--model", default="lowpoly", help="a bundled model, a folder or a Hub name")
+    help = "what follows shapes on the page, where --model does not (default: lowpoly-points)"
+    demo.add_argument("--follower", default="lowpoly-points", metavar="MODEL", help=help)
+    demo.add_argument("--device", default="cpu", help="cpu, cuda, mps (default: cpu)")
+    demo.add_argument("--host", default="127.0.0.1", help="where the page is served (default: 127.0.0.1, this machine)")
+    demo.add_argument("--port", type=int, default=7860, help="0 for any that is free (default: 7860)")
+    demo.add_argument("--no-browser", action="store_true", help="do not open the page in a browser")
     demo.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
+    if arguments.out is not None:
+        write(arguments)
+        return
+    for name in ("num_meshes", "seed", "max_faces"):
+        if getattr(arguments, name) is not None:
+            raise ConfigError(f"--{name.replace('_', '-')} goes with --out DIR; on the page there are fields for it")
+    serve(arguments)
+
+
+def serve(arguments: argparse.Namespace) -> None:
+    """The page, until Ctrl-C."""
+    from meshgpt.demo.page import load_gradio
+
+    load_gradio()  # before anybody waits for models
+    from meshgpt.demo.server import serve
+    from meshgpt.demo.studio import Studio
+
+    studio = Studio.load(arguments.model, arguments.follower, arguments.device)
+    serve(studio, arguments.host, arguments.port, not arguments.no_browser)
+
+
+def write(arguments: argparse.Namespace) -> None:
+    """Files of meshes, and what is to be said of them."""
     from meshgpt.mesh.picture import contact_sheet, save_png
     from meshgpt.pipeline import MeshPipeline
 
     check_output(arguments.out, "glb")
-    pipe = MeshPipeline.from_pretrained(arguments.model)
+    pipe = MeshPipeline.from_pretrained(arguments.model, device=arguments.device)
     options = {} if arguments.max_faces is None else {"max_faces": arguments.max_faces}
-    start = time.perf_counter()
+    count, start = 16 if arguments.num_meshes is None else arguments.num_meshes, time.perf_counter()
     saving = Saving(arguments.out, "glb", {"model": str(arguments.model), **options}, tell=False)
-    written = saving.generate(pipe.generate, seed=arguments.seed, num_meshes=arguments.num_meshes, **options)
+    written = saving.generate(pipe.generate, seed=arguments.seed or 0, num_meshes=count, **options)
     seconds, saved = time.perf_counter() - start, saving.saved
     page = save_page(saved, arguments.out / "index.html", f"meshgpt demo: {arguments.model}")
     sheet = save_png(contact_sheet([item.mesh for item in saved if item.path]), arguments.out / "contact_sheet.png")

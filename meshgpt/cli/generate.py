@@ -153,18 +153,6 @@ def read_prompt(path: Path) -> "Mesh":
     return mesh.normalized() if abs(mesh.bounds).max() > 1 else mesh
 
 
-def turned_back(mesh: "Mesh", up: str) -> "Mesh":
-    """A mesh with y up in the axes of a file whose axis `up` points up."""
-    import numpy as np
-
-    from meshgpt.mesh.files import UP_TURNS
-    from meshgpt.mesh.mesh import Mesh
-
-    if up == "y":
-        return mesh
-    return Mesh(mesh.vertices @ np.array(UP_TURNS[up], dtype=np.float64), mesh.faces)
-
-
 @dataclass(frozen=True)
 class Saved:
     """A generated mesh and its file, None where it has no faces and so cannot be a file."""
@@ -204,7 +192,7 @@ class Saving:
         """Writes the file of one mesh and tells of it."""
         from tqdm import tqdm
 
-        from meshgpt.mesh.files import write_mesh
+        from meshgpt.mesh.files import turned_back, write_mesh
 
         caption, path = f"seed {item.seed}, {item.mesh.num_faces} faces", None
         caption += "" if item.stopped_by == "end" else f", cut off by {item.stopped_by}"

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from meshgpt.cli.generate import add_machine, given, load, turned_back
+from meshgpt.cli.generate import add_machine, given, load
 from meshgpt.errors import GenerationInterrupted, MeshFileError
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def keep_best(interrupt: GenerationInterrupted, arguments: argparse.Namespace, o
 
 def write(mesh: "Mesh", seed: int, arguments: argparse.Namespace, out: Path) -> Path:
     """The mesh in the axes of the file that was read, with what it came from."""
-    from meshgpt.mesh.files import write_mesh
+    from meshgpt.mesh.files import turned_back, write_mesh
 
     metadata = {"generator": "meshgpt", "model": str(arguments.model), "weights": arguments.weights, "seed": seed}
     metadata |= {"follows": arguments.shape.name, **given(arguments, ("faces", "search", *SAMPLING))}

@@ -78,6 +78,12 @@ def read_mesh(source, *, quads=False, up="y", merge=True, limits=None, file_type
         raise MeshFileError(f"{name}: is damaged ({type(error).__name__}: {error}); export it again") from error
 
 
+@no_type_check
+def turned_back(mesh, up) -> Mesh:
+    """A mesh with y up in the axes of a file whose axis `up` points up."""
+    return mesh if up == "y" else Mesh(mesh.vertices @ np.array(UP_TURNS[up], dtype=np.float64), mesh.faces)
+
+
 def _parse(kind: str, data: bytes, limits: ReadLimits, open_buffer: Callable[[str], bytes]) -> Polygons:
     if kind in ("glb", "gltf"):
         return read_gltf(data, limits, open_buffer)

@@ -12,7 +12,6 @@ from typing import Any, no_type_check
 import numpy as np
 
 from meshgpt.errors import DataError
-from meshgpt.mesh.mesh import Mesh
 
 ASSETS = resources.files("meshgpt.mesh") / "assets"
 MOST_MESHES = 2000
@@ -45,12 +44,29 @@ def viewer_page(meshes, titles=None, captions=None, title="Meshes") -> str:
     for name, texts in (("titles", titles), ("captions", captions)):
         if len(texts) != len(meshes):
             raise DataError(f"{len(meshes)} meshes need as many {name}, got {len(texts)}")
-    entries = [_packed(*parts) for parts in zip(meshes, titles, captions, strict=True)]
+    entries = [packed(*parts) for parts in zip(meshes, titles, captions, strict=True)]
     return _page(entries, str(title))
 
 
-def _packed(mesh: Mesh, title: Any, caption: Any) -> dict[str, Any]:
-    """One mesh as the page reads it: base64 of little-endian float32 vertices and int16 or int32 faces."""
+@no_type_check
+def live_viewer_page(nothing="Meshes appear here.", title="Meshes") -> str:
+    """The HTML of a page to stand in a frame within one of the same origin, which tells it what to show.
+
+    To its parent it posts "ready", and takes messages {meshes, first, last}: entries made by `packed`, which replace
+    those shown before, and whether they begin or finish something; the view stays in between. nothing: its words where
+    there are no meshes.
+    """
+    return _page([], str(title), str(nothing))
+
+
+@no_type_check
+def packed(mesh, title, caption="", **more) -> dict[str, Any]:
+    """One mesh as the page reads it: base64 of little-endian float32 vertices and int16 or int32 faces.
+
+    more: `label`, a shorter title; `file`, the name of what is downloaded, without extension; `glb`, bytes in base64
+    to download as GLB in place of one made of what is shown; `stays`, True for one in [-1, 1] that is not moved into
+    the middle; `growing`, True where more faces will come. Raises `DataError` for coordinates beyond float32.
+    """
     index = "int16" if mesh.num_vertices <= 2**15 else "int32"
     with np.errstate(over="ignore"):
         vertices = mesh.vertices.astype("<f4")
@@ -64,13 +80,14 @@ def _packed(mesh: Mesh, title: Any, caption: Any) -> dict[str, Any]:
         "index": index,
         "vertices": base64.b64encode(vertices.tobytes()).decode(),
         "faces": base64.b64encode(mesh.faces.astype(np.dtype(index).newbyteorder("<")).tobytes()).decode(),
+        **more,
     }
 
 
-def _page(entries: list[dict[str, Any]], title: str) -> str:
+def _page(entries: list[dict[str, Any]], title: str, live: str = "") -> str:
     """The template with its parts put in; nothing that is put in is searched for further places."""
     parts = {name: (ASSETS / file).read_text(encoding="utf-8") for name, file in _FILES.items()}
-    data = json.dumps({"meshes": entries}, ensure_ascii=False, separators=(",", ":"))
+    data = json.dumps({"meshes": entries, "live": live}, ensure_ascii=False, separators=(",", ":"))
     parts["meshes"] = re.sub("[<>&\u2028\u2029]", lambda found: f"\\u{ord(found[0]):04x}", data)
     parts["title"] = html.escape(title)
     parts["policy"] = _policy(parts)

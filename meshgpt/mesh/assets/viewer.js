@@ -1,6 +1,6 @@
 "use strict";
 (() => {
-  const { meshes } = JSON.parse(document.getElementById("meshes").textContent);
+  let { meshes, live } = JSON.parse(document.getElementById("meshes").textContent);
   const $ = (id) => document.getElementById(id);
   const FRONT = "#afc7ee", BACK = "#e8623d", LINE = "#16233b";
   const VIEW = new THREE.Vector3(Math.cos(0.4) * Math.sin(0.6), Math.sin(0.4), Math.cos(0.4) * Math.cos(0.6));
@@ -20,7 +20,7 @@
     if (!entry.decoded) {
       const kind = entry.index === "int16" ? Int16Array : Int32Array;
       const mesh = { corners: entry.corners, vertices: new Float32Array(bytes(entry.vertices)), faces: new kind(bytes(entry.faces)) };
-      entry.decoded = { ...mesh, ...triangulate(mesh), ...sides(mesh) };
+      entry.decoded = { ...mesh, ...triangulate(mesh), ...sides(mesh), stays: entry.stays };
     }
     return entry.decoded;
   }
@@ -126,8 +126,8 @@
     return { front: side(FRONT, THREE.FrontSide, 0), back: side(BACK, THREE.BackSide, 60), lines, ground };
   }
 
-  // The box of the vertices in use, brought to [-1, 1].
-  function frame({ vertices, triangles }) {
+  // The box of the vertices in use, brought to [-1, 1]; one that stays where it lies there is not moved.
+  function frame({ vertices, triangles, stays }) {
     const low = [Infinity, Infinity, Infinity], high = [-Infinity, -Infinity, -Infinity];
     for (const i of triangles) {
       for (let axis = 0; axis < 3; axis++) {
@@ -135,6 +135,7 @@
       }
     }
     if (!triangles.length) return { centre: [0, 0, 0], scale: 1, low: 0 };
+    if (stays) return { centre: [0, 0, 0], scale: 1 / 0.95, low: low[1] };
     const longest = Math.max(...high.map((value, axis) => value - low[axis]));
     return { centre: high.map((value, axis) => value / 2 + low[axis] / 2), scale: longest > 0 ? 2 / longest : 1, low: low[1] };
   }
@@ -225,7 +226,7 @@
 
   function resetView() {
     controls.target.set(0, 0, 0);
-    place(main.camera, 1.22 * (main.model ? main.model.radius : 1));
+    place(main.camera, 1.22 * (meshes[chosen]?.growing ? 1.25 : main.model ? main.model.radius : 1));
     controls.minDistance = main.camera.near * 12; controls.maxDistance = main.camera.far / 4;
     controls.update(); main.dirty = true;
   }
@@ -270,7 +271,7 @@
     });
   }
 
-  function choose(index) {
+  function choose(index, keepView = false) {
     chosen = index;
     const entry = meshes[index];
     $("title").textContent = entry.title; $("caption").textContent = entry.caption;
@@ -282,7 +283,9 @@
     const trouble = !main.renderer ? "This browser offers no WebGL: meshes cannot be drawn, but they can be downloaded."
       : decode(entry).faces.length ? "" : "This mesh has no faces.";
     $("trouble").textContent = trouble; $("trouble").hidden = !trouble;
-    resetView(); markCard();
+    if (!keepView) resetView();
+    markCard();
+    if (live) return;
     try { history.replaceState(null, "", `#${index + 1}`); } catch { /* some browsers refuse this for local files */ }
   }
 
@@ -320,15 +323,18 @@
   }
 
   function card(index) {
-    const entry = meshes[index], button = document.createElement("button");
+    const button = document.createElement("button");
     button.className = "card"; button.type = "button"; button.dataset.index = index;
-    button.title = entry.caption ? `${entry.title}\n${entry.caption}` : entry.title;
-    const name = document.createElement("b"), count = document.createElement("small");
-    name.textContent = entry.title; count.textContent = plural(entry.count, "face", "faces");
-    button.append(document.createElement("canvas"), name, count);
+    button.append(document.createElement("canvas"), document.createElement("b"), document.createElement("small"));
     button.addEventListener("click", () => choose(index));
-    sight.observe(button);
+    label(button); sight.observe(button);
     return button;
+  }
+
+  function label(button) {
+    const entry = meshes[button.dataset.index], [, name, count] = button.children;
+    button.title = entry.caption ? `${entry.title}\n${entry.caption}` : entry.title;
+    name.textContent = entry.label || entry.title; count.textContent = plural(entry.count, "face", "faces");
   }
 
   function search() {
@@ -386,8 +392,9 @@
   function download(kind) {
     const entry = meshes[chosen], mesh = decode(entry), link = document.createElement("a");
     if (!mesh.triangles.length) return;
-    const name = entry.title.normalize().replace(/[^\p{L}\p{N}._-]+/gu, "-").replace(/^[-.]+|[-.]+$/g, "").slice(0, 80);
-    link.href = URL.createObjectURL(kind === "obj" ? objFile(mesh) : glbFile(mesh));
+    const name = (entry.file || entry.title).normalize().replace(/[^\p{L}\p{N}._-]+/gu, "-").replace(/^[-.]+|[-.]+$/g, "").slice(0, 80);
+    const made = entry.glb ? new Blob([bytes(entry.glb)], { type: "model/gltf-binary" }) : null;
+    link.href = URL.createObjectURL(kind === "obj" ? objFile(mesh) : made || glbFile(mesh));
     link.download = `${name || `mesh-${chosen + 1}`}.${kind}`;
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 10000);
@@ -404,6 +411,31 @@
   function switchTheme() {
     theme(document.documentElement.dataset.theme === "dark" ? "light" : "dark");
     stored.set(document.documentElement.dataset.theme);
+  }
+
+  // ---- Within another page, which tells what to show: {meshes}, and whether it is the `first` or `last` of some mesh
+
+  let turned = false; // since the first of what is shown now
+  controls.addEventListener("start", () => { turned = true; });
+
+  function receive({ data, source }) {
+    if (source !== window.parent || !Array.isArray(data?.meshes)) return;
+    const before = meshes, fresh = data.first || before.length !== data.meshes.length;
+    meshes = data.meshes; shown = [...meshes.keys()];
+    if (fresh || !meshes.length) chosen = 0;
+    if (data.first) turned = false;
+    document.body.classList.toggle("single", meshes.length < 2);
+    if (fresh) $("cards").replaceChildren(...shown.map(card));
+    else for (const button of $("cards").children) { label(button); if (meshes.length > 1) thumbnail(button); }
+    if (meshes.length) choose(data.last && !turned ? 0 : Math.min(chosen, meshes.length - 1), turned || !(data.first || data.last));
+    else clear();
+  }
+
+  function clear() {
+    if (main.model) { main.scene.remove(main.model.group); main.model.dispose(); main.model = null; }
+    for (const name of ["title", "caption"]) $(name).textContent = "";
+    $("facts").replaceChildren(); $("trouble").textContent = live; $("trouble").hidden = false;
+    resetView(); markCard();
   }
 
   // ---- Begin
@@ -426,7 +458,12 @@
     if (action) { event.preventDefault(); actions[action](); }
   });
 
-  theme(stored.get() || (system.matches ? "dark" : "light"));
+  if (live) {
+    document.body.classList.add("live", "single");
+    addEventListener("message", receive);
+    system.addEventListener("change", () => theme(system.matches ? "dark" : "light"));
+  }
+  theme((!live && stored.get()) || (system.matches ? "dark" : "light"));
   $("count").textContent = plural(meshes.length, "mesh", "meshes");
   $("search").hidden = meshes.length < 9;
   $("search").addEventListener("input", search);
@@ -434,6 +471,8 @@
   $("cards").append(...meshes.keys().map(card));
   new ResizeObserver(resize).observe($("stage"));
   resize(); applyOptions();
-  choose(Math.min(Math.max(parseInt(location.hash.slice(1), 10) || 1, 1), meshes.length) - 1);
+  if (meshes.length) choose(Math.min(Math.max(parseInt(location.hash.slice(1), 10) || 1, 1), meshes.length) - 1);
+  else clear();
+  if (live) window.parent.postMessage("ready", location.origin);
   tick();
 })();
