@@ -92,6 +92,23 @@ def test_the_same_again_gives_the_same_and_val_itself_reaches_everything(halves,
     assert perfect["mmd"]["mean"] < one["sets"]["generated"]["mmd"]["mean"]
 
 
+def test_clouds_in_a_sphere_are_other_figures_and_the_papers_of_spheres_come_first(halves, networks, tiny_meshes):
+    config = {"count": 3, "seeds": 1, "points": 64, "novelty": False}
+    author = MeshFolder(tiny_meshes[:4])
+    box, sphere = (
+        evaluate_meshes(author, **halves, config=EvaluationConfig(**config, normalise=how), networks=networks).figures
+        for how in ("box", "sphere")
+    )
+    assert sphere["sets"]["generated"]["mmd"]["mean"] > box["sets"]["generated"]["mmd"]["mean"]  # it is larger
+    assert sphere["sets"]["generated"]["fid"] == box["sets"]["generated"]["fid"]
+    assert "in a unit sphere" in tables_of(sphere)[0].note and "in a unit box" in tables_of(box)[0].note
+    assert "different settings" in comparison(box, sphere).note
+    older = {**box, "settings": {key: value for key, value in box["settings"].items() if key != "normalise"}}
+    assert comparison(box, older).note == "" and "unit box" in tables_of(older)[0].note
+    sphere["settings"]["points"] = 1024
+    assert published_tables(sphere)[0].rows[2][2] == "1024" and published_tables(box)[0].rows[2][2] == "2048"
+
+
 def test_sets_are_no_larger_than_what_there_is(halves, networks, tiny_dataset):
     config = EvaluationConfig(count=50, seeds=1, points=16, novelty=False)
     author = MeshFolder([tiny_dataset.mesh(index) for index in range(5)])
@@ -105,7 +122,9 @@ def test_sets_are_no_larger_than_what_there_is(halves, networks, tiny_dataset):
         MeshFolder([])
 
 
-@pytest.mark.parametrize("fields", [{"count": 1}, {"seeds": 0}, {"points": 0}, {"max_faces": 0}, {"ask": "nicely"}])
+@pytest.mark.parametrize(
+    "fields", [{"count": 1}, {"seeds": 0}, {"points": 0}, {"max_faces": 0}, {"ask": "nicely"}, {"normalise": "cube"}]
+)
 def test_impossible_settings_are_refused(fields):
     with pytest.raises(ConfigError):
         EvaluationConfig(**fields)

@@ -197,3 +197,4 @@ def test_in_the_sphere(tiny_meshes):
     some = in_sphere(surface_clouds([*tiny_meshes[:2], NOTHING], 200))
     assert np.allclose(some.norm(dim=-1).amax(dim=1), [1, 1, 0], atol=1e-6)
     assert some.mean(dim=1).abs().max() < 1e-6
+    assert torch.equal(surface_clouds([*tiny_meshes[:2], NOTHING], 200, normalise="sphere"), some)

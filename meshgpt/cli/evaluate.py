@@ -46,6 +46,8 @@ def add_measures(command: argparse.ArgumentParser) -> None:
     command.add_argument("--count", type=int, default=100, help="meshes of each set (default: 100)")
     command.add_argument("--seeds", type=int, default=3, help="sets, over which figures are means (default: 3)")
     command.add_argument("--points", type=int, default=2048, help="on each mesh (default: 2048)")
+    where = "clouds fill a box whose longest side is 1, or a unit sphere, as in papers of 1,024 points (default: box)"
+    command.add_argument("--normalise", "--normalize", choices=("box", "sphere"), default="box", help=where)
     how = "none, text (captions of val), name ('a CATEGORY'), category or points (default: none)"
     command.add_argument("--ask", default="none", help=f"how the model is asked: {how}")
     command.add_argument("--batch-size", type=int, default=16, help="meshes written together (default: 16)")
@@ -122,7 +124,7 @@ def tell(line: str) -> None:
 def settings(arguments: argparse.Namespace) -> Any:
     from meshgpt.evaluation.evaluate import EvaluationConfig
 
-    names = ("count", "seeds", "points", "max_faces", "ask", "device")
+    names = ("count", "seeds", "points", "normalise", "max_faces", "ask", "device")
     return EvaluationConfig(novelty=not arguments.no_novelty, **{name: getattr(arguments, name) for name in names})
 
 

@@ -53,7 +53,8 @@ class Page:
         """Keywords of gradio for the style, without fonts or pictures of others."""
         colors = self.gradio.themes.colors
         fonts = [[self.gradio.themes.Font(name) for name in names] for names in FONTS]
-        theme = self.gradio.themes.Base(colors.indigo, colors.slate, colors.slate, font=fonts[0], font_mono=fonts[1])
+        hues = {"primary_hue": colors.indigo, "secondary_hue": colors.slate, "neutral_hue": colors.slate}
+        theme = self.gradio.themes.Base(**hues, font=fonts[0], font_mono=fonts[1])
         return {"theme": theme, "css": (ASSETS / "page.css").read_text(encoding="utf-8")}
 
     # What happens
@@ -108,23 +109,19 @@ class Page:
                 fields["shape"] = gradio.File(label=SHAPES, type="filepath", height=170, elem_id="shape")
                 fields["up"] = gradio.Dropdown(list(UP_TURNS), value="y", label="Up in the file", elem_id="up")
         with gradio.Row():
-            fields["faces"] = gradio.Number(
-                None,
-                label="Face budget",
-                placeholder="as the model likes",
-                minimum=None,
-                elem_id="faces",
-                min_width=120,
-            )
-            fields["seed"] = gradio.Number(None, label="Seed", placeholder="a new one", elem_id="seed", min_width=120)
-        help = "written at once; the best is shown first"
+            # Texts, since a field for numbers cannot be empty.
+            quiet = {"max_lines": 1, "min_width": 120}
+            free = {"faces": ("Face budget", "as the model likes"), "seed": ("Seed", "a new one")}
+            for name, (label, hint) in free.items():
+                fields[name] = gradio.Textbox("", label=label, placeholder=hint, elem_id=name, **quiet)
         fields["candidates"] = gradio.Slider(
-            1, MOST_CANDIDATES, 4, step=1, label="Candidates", info=help, elem_id="candidates"
+            1, MOST_CANDIDATES, 4, step=1, label="Candidates, the best first", elem_id="candidates"
         )
-        with gradio.Row(elem_id="buttons"):
-            fields["write"] = gradio.Button("Write the mesh", variant="primary", elem_id="write", scale=3)
-            fields["stop"] = gradio.Button("Stop", elem_id="stop", interactive=False, scale=1, min_width=80)
-        fields["status"] = gradio.HTML(status("done", WELCOME), elem_id="status")
+        with gradio.Column(elem_id="foot"):
+            with gradio.Row():
+                fields["write"] = gradio.Button("Write the mesh", variant="primary", elem_id="write", scale=3)
+                fields["stop"] = gradio.Button("Stop", elem_id="stop", interactive=False, scale=1, min_width=80)
+            fields["status"] = gradio.HTML(status("done", WELCOME), elem_id="status")
         return fields
 
     def _describe(self, fields: dict[str, Any]) -> None:
@@ -133,21 +130,23 @@ class Page:
             fields["text"] = gradio.Textbox(
                 label="Prompt", placeholder="a wooden table", lines=1, max_lines=3, autofocus=True, elem_id="prompt"
             )
-            gradio.Examples([[text] for text in EXAMPLES], fields["text"], label="For example", elem_id="examples")
-        if studio.categories:
-            names = [ANY, *studio.categories]
-            fields["category"] = gradio.Dropdown(names, value=ANY, label="Category", elem_id="category")
-        info = "above 1: closer to what is asked"
-        fields["guidance"] = gradio.Slider(
-            0.5, MOST_GUIDANCE / 2, studio.guidance, step=0.1, label="Guidance", info=info, elem_id="guidance"
-        )
+            gradio.Examples([[text] for text in EXAMPLES], fields["text"], label="", elem_id="examples")
+        with gradio.Row():
+            if studio.categories:
+                names = [ANY, *studio.categories]
+                fields["category"] = gradio.Dropdown(
+                    names, value=ANY, label="Category", elem_id="category", min_width=120
+                )
+            fields["guidance"] = gradio.Slider(
+                0.5, MOST_GUIDANCE / 2, studio.guidance, step=0.1, label="Guidance", elem_id="guidance", min_width=120
+            )
 
     def _wire(self, blocks: Any, fields: dict[str, Any], letter: Any) -> None:
         gradio = self.gradio
         names = [name for name in ("text", "category", "guidance", "shape", "up", *SETTINGS) if name in fields]
         outputs = [letter, fields["status"], fields["write"], fields["stop"]]
 
-        def write(mode: str, *values: Any, request: gradio.Request) -> Iterator[list[Any]]:
+        def write(request: gradio.Request, mode: str, *values: Any) -> Iterator[list[Any]]:
             asked = _asked(mode, dict(zip(names, values, strict=True)))
             for scene in self.write(asked, str(request.session_hash)):
                 yield self._shown(scene)

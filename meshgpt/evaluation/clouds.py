@@ -12,13 +12,18 @@ from meshgpt.errors import MeshError
 from meshgpt.mesh.mesh import MARGIN, Mesh
 from meshgpt.mesh.sampling import sample_surface
 
+NORMALISATIONS = ("box", "sphere")
+
 
 @no_type_check
-def surface_clouds(meshes: Sequence[Mesh], count: int, seed: int | tuple[int, ...] = 0) -> Float[Tensor, "n {count} 3"]:
-    """`count` points spread evenly over the surface of each mesh, its box in the middle and its longest side 1.
+def surface_clouds(
+    meshes: Sequence[Mesh], count: int, seed: int | tuple[int, ...] = 0, normalise: str = "box"
+) -> Float[Tensor, "n {count} 3"]:
+    """`count` points spread evenly over the surface of each mesh.
 
-    Mesh i has a stream of its own, of `seed` and i. A mesh without surface is `count` times the middle: far from
-    everything, and not left out. float32.
+    normalise: "box", its box in the middle and its longest side 1, or "sphere", see `in_sphere`. Mesh i has a stream of
+    its own, of `seed` and i. A mesh without surface is `count` times the middle: far from everything, and not left out.
+    float32.
     """
     clouds = np.zeros((len(meshes), count, 3), dtype=np.float32)
     for row, mesh in enumerate(meshes):
@@ -27,7 +32,8 @@ def surface_clouds(meshes: Sequence[Mesh], count: int, seed: int | tuple[int, ..
             clouds[row] = sample_surface(mesh.normalized(), count, rng)[0] / (2 * MARGIN)
         except MeshError:
             continue
-    return torch.from_numpy(clouds)
+    points = torch.from_numpy(clouds)
+    return in_sphere(points) if normalise == "sphere" else points
 
 
 def in_sphere(clouds: Float[Tensor, "n p 3"]) -> Float[Tensor, "n p 3"]:

@@ -15,7 +15,7 @@ from meshgpt.data.nearest import NearestMeshes
 from meshgpt.errors import DataError
 from meshgpt.evaluation.authors import ASKS, Author, Written
 from meshgpt.evaluation.chamfer import chamfer_matrix
-from meshgpt.evaluation.clouds import surface_clouds
+from meshgpt.evaluation.clouds import NORMALISATIONS, surface_clouds
 from meshgpt.evaluation.copies import CopyFinder
 from meshgpt.evaluation.frechet import frechet_distance, kernel_distance
 from meshgpt.evaluation.novelty import novelty
@@ -39,13 +39,15 @@ class EvaluationConfig(Config):
     """What is measured, and on how much.
 
     count: meshes of each set; fewer where val has fewer. seeds: so many sets are written and drawn, and figures are
-    means over them. points: on each mesh. max_faces: of real meshes. ask: how the model is asked, see `PipelineAuthor`.
-    novelty: whether the nearest training meshes are looked for, which takes a second or two a mesh.
+    means over them. points: on each mesh. normalise: where they lie, see `surface_clouds`. max_faces: of real meshes.
+    ask: how the model is asked, see `PipelineAuthor`. novelty: whether the nearest training meshes are looked for,
+    which takes a second or two a mesh.
     """
 
     count: int = 100
     seeds: int = 3
     points: int = 2048
+    normalise: str = "box"
     max_faces: int | None = None
     ask: str = "none"
     novelty: bool = True
@@ -56,6 +58,7 @@ class EvaluationConfig(Config):
             self.require(getattr(self, name) >= 1, name, "be at least 1")
         self.require(self.count >= 2, "count", "be at least 2: sets are compared")
         self.require(self.max_faces is None or self.max_faces >= 1, "max_faces", "be at least 1")
+        self.require(self.normalise in NORMALISATIONS, "normalise", f"be one of {', '.join(NORMALISATIONS)}")
         self.require(self.ask in ASKS, "ask", f"be one of {', '.join(ASKS)}")
 
 
@@ -194,12 +197,12 @@ def _compared(
     sets: dict[str, list[Mesh]], reference: list[Mesh], seed: int, config: EvaluationConfig, networks: Networks
 ) -> dict[str, dict[str, float]]:
     """Every distance between each of some sets and the reference."""
-    clouds = surface_clouds(reference, config.points, (seed, 0))
+    clouds = surface_clouds(reference, config.points, (seed, 0), config.normalise)
     among = chamfer_matrix(clouds, device=config.device)
     looks = _looks(networks, reference)
     found = {}
     for stream, (name, meshes) in enumerate(sets.items(), start=1):
-        others = surface_clouds(meshes, config.points, (seed, stream))
+        others = surface_clouds(meshes, config.points, (seed, stream), config.normalise)
         seen = _looks(networks, meshes)
         found[name] = {
             **asdict(compare_sets(others, clouds, among, config.device)),

@@ -22,6 +22,11 @@ class Published:
     vertices: int | None = None
     faces: int | None = None
 
+    @property
+    def normalise(self) -> str:
+        """Where the clouds of the paper lie: those of 1,024 points are scaled into the unit sphere."""
+        return "sphere" if self.points == 1024 else "box"
+
 
 _MESHGPT = "MeshGPT, arXiv:2311.15475, Table 1"
 _MESHCRAFT = "MeshCraft, arXiv:2503.23022, Table 2"

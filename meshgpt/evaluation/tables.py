@@ -96,6 +96,11 @@ TOKENS = ("meshes", "triangles, %", "vertices, %", "winding, %", "L2 x 100", "to
 NAMES = {"generated": "generated", "train": "train meshes (floor)", "val": "val meshes"}
 
 
+def normalisation(settings: dict[str, Any]) -> str:
+    """How clouds were normalised: "box" or "sphere"; results of older versions do not say, and were of boxes."""
+    return settings.get("normalise", "box")
+
+
 @no_type_check
 def tables_of(figures: dict[str, Any]) -> list[Table]:
     """Every table that a result has figures for."""
@@ -108,7 +113,8 @@ def _tables(figures: dict[str, Any]) -> Iterator[Table]:
     if "sets" in figures:
         count, seeds, points = (settings[name] for name in ("count", "seeds", "points"))
         spread = f"mean and deviation of {seeds} sets" if seeds > 1 else "one set, so without deviation"
-        note = f"{count} meshes beside {count} of val, {points} points each; {spread}. "
+        where = f"{points} points each in a unit {normalisation(settings)}"
+        note = f"{count} meshes beside {count} of val, {where}; {spread}. "
         note += (
             "FID and KID are of eight grey pictures of each mesh, with features of a network trained on such pictures"
         )
@@ -192,8 +198,10 @@ def published_tables(figures: dict[str, Any]) -> list[Table]:
     if "sets" in figures:
         data, points = figures.get("data", "our data"), figures["settings"]["points"]
         own = [_own(figures, column, f"{name}, {data}", points) for column, name in OURS]
-        rows = [*own, *(_published(row) for row in sorted(GENERATION, key=lambda row: row.points != points))]
-        tables.append(Table("Beside papers: what is written", PAPER_COLUMNS, rows, PAPER_NOTE))
+        protocol = points, normalisation(figures["settings"])
+        papers = sorted(GENERATION, key=lambda row: (row.points, row.normalise) != protocol)
+        note = PAPER_NOTE.format(here=protocol[1])
+        tables.append(Table("Beside papers: what is written", PAPER_COLUMNS, [*own, *map(_published, papers)], note))
     if "tokenizer" in figures:
         report = figures["tokenizer"]["all"]["all"]
         own = [f"{figures.get('model', 'ours')}", str(figures.get("data", "our data"))]
@@ -213,9 +221,9 @@ PAPER_COLUMNS = (
 )  # fmt: skip
 PAPER_NOTE = (
     "The definitions of MMD, COV, 1-NNA and JSD are the same, the shapes are not: each row of a paper is one category "
-    "of ShapeNet, ours are all categories together, and MMD grows with how different shapes are. Meshes lie in a box "
-    "whose longest side is 1; the papers with 1,024 points scale into the unit sphere. FID and KID are left out: they "
-    "come from another network and other pictures."
+    "of ShapeNet, ours are all categories together, and MMD grows with how different shapes are. The papers with 2,048 "
+    "points bring meshes into a box whose longest side is 1, those with 1,024 into the unit sphere; here it is "
+    "the {here} (--normalise). FID and KID are left out: they come from another network and other pictures."
 )
 
 
@@ -254,7 +262,8 @@ def comparison(a: dict[str, Any], b: dict[str, Any]) -> Table:
         )
     rows += _compared_tokens(a, b)
     names = [str(figures.get("model", name)) for figures, name in ((a, "A"), (b, "B"))]
-    note = "" if a.get("settings") == b.get("settings") and a.get("data") == b.get("data") else UNEQUAL
+    asked = [{"normalise": "box", **figures.get("settings", {})} for figures in (a, b)]
+    note = "" if asked[0] == asked[1] and a.get("data") == b.get("data") else UNEQUAL
     return Table("Comparison", ("", *names, "B - A", "errors"), rows, note)
 
 
