@@ -2,6 +2,7 @@
 #
 #   make demo           16 meshes from the bundled model into out/demo: GLB files, contact sheet, viewer, summary
 #   make test           the whole test suite with shape checking on, then again (without the slow tests) with it off
+#   make test-demo      the tests of the page of `meshgpt demo`, in a real browser where there is one (chromium, chrome)
 #   make lint           ruff and pyright
 #   make bench          every script in benchmarks/
 #   make test-install   fresh environments: what installing the package brings, and that it leaves torch alone
@@ -18,7 +19,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FL
 READY := $(VENV)/.installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
-.PHONY: demo test test-install lint bench clean
+.PHONY: demo test test-demo test-install lint bench clean
 .DEFAULT_GOAL := demo
 
 # torch comes first and alone, so that nothing that follows can choose another one.
@@ -39,6 +40,10 @@ test: $(READY)
 	@TYPECHECK=True $(PYTEST) -m 'not install'
 	@echo "== shape checking off: all tests but the slow ones"
 	@TYPECHECK=False $(PYTEST) -m 'not install and not slow'
+
+test-demo: $(READY)
+	@$(PIP) --editable '.[demo]' playwright
+	@OMP_NUM_THREADS=1 TYPECHECK=True $(BIN)/python -m pytest tests/test_demo.py tests/test_demo_page.py tests/test_demo_browser.py
 
 test-install: $(READY)
 	@$(BIN)/python -m pytest -m install tests/test_install.py

@@ -142,4 +142,5 @@ def trouble(error: Exception, path: Path | None) -> Scene:
         words = words.replace(str(path), path.name)
         if isinstance(error, MeshError) and path.name not in words:
             words = f"{path.name}: {words}"
-    return Scene("trouble", words[:1].upper() + words[1:] if " " in words.split(":")[0] else words)
+    begins = path is not None and words.startswith(path.name)
+    return Scene("trouble", words if begins else words[:1].upper() + words[1:])
