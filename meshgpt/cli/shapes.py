@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from meshgpt.cli.generate import Saved, check_output, described, given, save_page, turned_back, written_down
+from meshgpt.cli.generate import Saved, check_output, described, given, save_page, written_down
 from meshgpt.cli.retopo import PARTICLES, particles
 from meshgpt.errors import CheckpointError, ConditionError, GenerationError, GenerationInterrupted, MeshFileError
 
@@ -252,7 +252,7 @@ class FieldSaving:
         row["light"] = {"file": file, "model": lighten.model, **figures}
 
     def _written(self, mesh: "Mesh", name: str, seed: int, caption: str, light_by: str | None = None) -> str:
-        from meshgpt.mesh.files import write_mesh
+        from meshgpt.mesh.files import turned_back, write_mesh
 
         metadata = {"generator": "meshgpt shapes", "seed": seed, **self.settings}
         metadata |= {} if light_by is None else {"light_by": light_by}
