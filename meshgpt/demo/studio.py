@@ -18,10 +18,11 @@ from meshgpt.demo.wish import FEWEST_POINTS, Wish
 from meshgpt.errors import ConditionError, GenerationInterrupted, MeshGPTError
 from meshgpt.mesh.clouds import PointCloud
 from meshgpt.mesh.mesh import Mesh
+from meshgpt.mesh.shape_files import read_shape
 from meshgpt.pipeline import GeneratedMesh, MeshPipeline
 from meshgpt.retopology import best_fitted, written_for
 from meshgpt.steering import SteeringConfig
-from meshgpt.wishes import Target, read_shape
+from meshgpt.wishes import Target
 
 PAUSE = 0.25  # seconds between two looks at what is being written
 REST = 3.0  # a look may take one part of the time in so many and one
@@ -165,7 +166,7 @@ class Studio:
             ),
             lambda: _begun(pipe, [torch.cat(row) for row in map(list, pieces) if row]),
             partial(written_scene, wish, self.name),
-            lambda meshes: [growing(mesh, wish.name, f"candidate {i + 1}") for i, mesh in enumerate(meshes)],
+            lambda meshes: [growing(mesh, wish.name, f"no. {i + 1}") for i, mesh in enumerate(meshes)],
             lambda: "",
         )
 
