@@ -49,8 +49,9 @@ def serve(arguments: argparse.Namespace) -> None:
     load_gradio()  # before anybody waits for models
     from meshgpt.demo.server import serve
     from meshgpt.demo.studio import Studio
+    from meshgpt.evaluation.judge import ShapeJudge
 
-    studio = Studio.load(arguments.model, arguments.follower, arguments.device)
+    studio = Studio.load(arguments.model, arguments.follower, arguments.device, ShapeJudge())
     serve(studio, arguments.host, arguments.port, not arguments.no_browser)
 
 

@@ -19,7 +19,7 @@ from meshgpt.errors import ConditionError, GenerationInterrupted, MeshGPTError
 from meshgpt.mesh.clouds import PointCloud
 from meshgpt.mesh.mesh import Mesh
 from meshgpt.mesh.shape_files import read_shape
-from meshgpt.pipeline import GeneratedMesh, MeshPipeline
+from meshgpt.pipeline import JUDGE, GeneratedMesh, MeshPipeline
 from meshgpt.retopology import best_fitted, written_for
 from meshgpt.steering import SteeringConfig
 from meshgpt.wishes import Target
@@ -59,20 +59,27 @@ class Studio:
     """The models of the page, and whose turn it is.
 
     writer: what texts and categories are for, or None. follower: what shapes are for, or None. Both may be the same.
+    judge: chooses among candidates, see `MeshPipeline.generate`.
     """
 
-    def __init__(self, writer: MeshPipeline | None, follower: MeshPipeline | None, name: str = "meshgpt"):
-        self.writer, self.follower, self.name = writer, follower, name
+    def __init__(
+        self,
+        writer: MeshPipeline | None,
+        follower: MeshPipeline | None,
+        name: str = "meshgpt",
+        judge: JUDGE | None = None,
+    ):
+        self.writer, self.follower, self.name, self.judge = writer, follower, name, judge
         self._turn, self._waiting = Lock(), 0
 
     @classmethod
     @no_type_check
-    def load(cls, model="lowpoly", follower="lowpoly-points", device="cpu") -> "Studio":
+    def load(cls, model="lowpoly", follower="lowpoly-points", device="cpu", judge=None) -> "Studio":
         """With models that are bundled, in a folder or on the Hub; a model that follows shapes itself does both."""
         writer = MeshPipeline.from_pretrained(model, device=device)
         kinds = writer.transformer.config.kinds
         other = writer if "points" in kinds else MeshPipeline.from_pretrained(follower, device=device)
-        return cls(writer if {"text", "category"} & set(kinds) else None, other, str(model))
+        return cls(writer if {"text", "category"} & set(kinds) else None, other, str(model), judge)
 
     @property
     def takes_text(self) -> bool:
@@ -161,6 +168,7 @@ class Studio:
                 num_meshes=wish.candidates,
                 batch_size=wish.candidates,
                 candidates=1,
+                judge=self.judge if wish.candidates > 1 else None,
                 on_face=hear,
                 **options,
             ),
