@@ -3,7 +3,6 @@
 import html
 import os
 from collections.abc import Iterator
-from dataclasses import asdict
 from importlib import resources
 from threading import Event
 from typing import Any, no_type_check
@@ -77,7 +76,7 @@ class Page:
 
     def _shown(self, scene: Scene) -> list[Any]:
         """What the outputs of the buttons become: the viewer's letter, the message, and which button can be pressed."""
-        letter = self.gradio.skip() if scene.meshes is None else {key: asdict(scene)[key] for key in LETTER}
+        letter = self.gradio.skip() if scene.meshes is None else {key: getattr(scene, key) for key in LETTER}
         write, stop = (self.gradio.Button(interactive=here) for here in (scene.is_over, not scene.is_over))
         return [letter, status(scene.kind, scene.message), write, stop]
 
