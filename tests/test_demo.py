@@ -162,8 +162,12 @@ def test_of_a_very_dense_shape_points_are_drawn(studio, cube_file, monkeypatch):
         ("broken.obj", b"v 1 2\nf 1 2 3\n", "broken.obj"),
         ("picture.png", b"\x89PNG\r\n\x1a\n" + bytes(64), "picture.png"),
         ("empty.stl", b"", "empty.stl"),
-        ("three.xyz", b"0 0 0\n1 0 0\n0 1 0\n", "three.xyz has 3 points. A surface can be followed from 100"),
-        ("flat.xyz", b"1 1 1\n" * 200, "flat.xyz"),
+        (
+            "three.xyz",
+            b"0 0 0\n1 0 0\n0 1 0\n",
+            "three.xyz has 3 points in different places. A surface can be followed from 100",
+        ),
+        ("flat.xyz", b"1 1 1\n" * 200, "flat.xyz has 1 point in different places"),
     ],
 )
 def test_a_file_that_is_no_shape_is_told_by_its_name_and_not_by_its_place(studio, tmp_path, name, data, words):

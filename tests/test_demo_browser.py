@@ -1,5 +1,6 @@
 """The page in a real browser, as a visitor has it; skipped where there is no browser, playwright or extra [demo]."""
 
+import asyncio
 import shutil
 import time
 from threading import Thread
@@ -27,6 +28,11 @@ pytestmark = [
 ]
 
 
+async def built(studio):
+    """The application, within an event loop: gradio makes and leaves open its own where there is none."""
+    return application(studio)
+
+
 @pytest.fixture(scope="module")
 def address():
     """Of a server in a thread, with models that know little and are quick."""
@@ -34,7 +40,8 @@ def address():
 
     pipe = conditioned_pipeline()
     listener = bound("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn.Config(application(Studio(pipe, pipe, "toy")), log_level="warning"))
+    app = asyncio.run(built(Studio(pipe, pipe, "toy")))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
     thread = Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     while not server.started:
@@ -48,7 +55,9 @@ def address():
 def browser():
     flags = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
     with api.sync_playwright() as playwright:
-        yield playwright.chromium.launch(executable_path=BROWSER, args=flags)
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=flags)
+        yield browser
+        browser.close()
 
 
 @pytest.fixture
@@ -102,7 +111,7 @@ def test_a_visitor_writes_a_mesh_looks_at_its_edges_and_takes_it_home(visit, tmp
 def test_a_dropped_shape_is_shown_and_followed(visit, tmp_path):
     page = visit()
     write_mesh(CUBE, tmp_path / "cube.glb")
-    page.get_by_role("tab", name="Follow a shape").click()
+    page.locator("button[role=tab]:visible", has_text="Follow a shape").click()
     page.set_input_files("#shape input[type=file]", tmp_path / "cube.glb")
     assert "12 faces" in told(page, "done", "A mesh of")
     page.frame_locator("#viewer").locator("#title", has_text="cube").wait_for()
@@ -120,7 +129,7 @@ def test_mistakes_are_told_in_words(visit, tmp_path):
     page.fill("#faces input", "0")
     page.click("#write")
     assert "face budget" in told(page, "trouble", "budget")
-    page.get_by_role("tab", name="Follow a shape").click()
+    page.locator("button[role=tab]:visible", has_text="Follow a shape").click()
     page.get_by_role("button", name="Make a light mesh").click()
     told(page, "trouble", "no shape yet")
     (tmp_path / "broken.glb").write_bytes(b"not a mesh")

@@ -1,5 +1,6 @@
 """The page as gradio builds and serves it; skipped where the extra [demo] is not installed."""
 
+import asyncio
 import re
 
 import pytest
@@ -15,6 +16,15 @@ from meshgpt.demo.studio import Studio  # noqa: E402
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::ResourceWarning")
 
 
+def made(build, *arguments):
+    """What it builds where there is an event loop already; gradio makes and leaves open its own where there is none."""
+
+    async def inside():
+        return build(*arguments)
+
+    return asyncio.run(inside())
+
+
 @pytest.fixture(scope="module")
 def studio():
     pipe = conditioned_pipeline()
@@ -23,14 +33,14 @@ def studio():
 
 @pytest.fixture(scope="module")
 def page(studio):
-    return Page(studio)
+    return made(Page, studio)
 
 
 @pytest.fixture(scope="module")
 def visitor(studio):
     from starlette.testclient import TestClient
 
-    with TestClient(application(studio)) as client:
+    with TestClient(made(application, studio)) as client:
         yield client
 
 
@@ -45,7 +55,7 @@ def test_gradio_is_told_to_report_nothing(page, monkeypatch):
 def test_the_fields_are_those_of_the_model(page):
     names = {item["props"].get("elem_id") for item in page.blocks.config["components"]}
     assert {"prompt", "category", "guidance", "shape", "up", "faces", "seed", "candidates", "write", "stop"} <= names
-    follower = Page(Studio(None, page.studio.follower))
+    follower = made(Page, Studio(None, page.studio.follower))
     names = {item["props"].get("elem_id") for item in follower.blocks.config["components"]}
     assert "shape" in names and not {"prompt", "category", "guidance"} & names
 

@@ -15,6 +15,7 @@ from meshgpt.mesh.files import UP_TURNS
 ASSETS = resources.files("meshgpt.demo") / "assets"
 EXAMPLES = ("a wooden table", "a crate", "a round barrel", "a street lamp", "a castle tower", "a small house")
 ANY = "any"
+IDLE = 0.02  # seconds between two looks for work; gradio's own, 1 ms, keep a core busy for nothing
 PARTICLES = 12  # begun meshes at a time for a shape
 WELCOME = "Say what you would like, or drop a shape for a light mesh to follow."
 SHAPES = "A mesh or a point cloud (glb obj ply stl off, ply xyz npy csv)"
@@ -94,6 +95,7 @@ class Page:
             script = (ASSETS / "page.js").read_text(encoding="utf-8")
             letter = gradio.HTML(None, html_template="<i></i>", js_on_load=script, visible="hidden", elem_id="letter")
             self._wire(blocks, fields, letter)
+        blocks._queue.sleep_when_free = IDLE
         return blocks
 
     def _fields(self) -> dict[str, Any]:

@@ -221,10 +221,10 @@ class Studio:
 
     def _target(self, path: Path, up: str) -> Target:
         shape = read_shape(path, up)
-        if isinstance(shape, PointCloud) and len(shape) < FEWEST_POINTS:
-            raise ConditionError(
-                f"{path.name} has {len(shape)} points. A surface can be followed from {FEWEST_POINTS} points on."
-            )
+        count = len(np.unique(shape.points, axis=0)) if isinstance(shape, PointCloud) else FEWEST_POINTS
+        if count < FEWEST_POINTS:
+            places = f"{count} point{'s'[: count != 1]} in different places"
+            raise ConditionError(f"{path.name} has {places}. A surface can be followed from {FEWEST_POINTS} on.")
         return Target.of(shape)
 
     def _check_budget(self, pipe: MeshPipeline, wish: Wish) -> None:
