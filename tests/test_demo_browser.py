@@ -94,7 +94,7 @@ def test_a_visitor_writes_a_mesh_looks_at_its_edges_and_takes_it_home(visit, tmp
     page.click("#write")
     assert "Seed" in told(page, "done", "Seed")
     viewer.locator("#title", has_text="a chair").wait_for()
-    assert viewer.locator(".card").count() == 4
+    assert viewer.locator(".card").count() == 12
     toggle = viewer.locator("#wireframe")
     assert toggle.get_attribute("aria-pressed") == "true"
     toggle.click()

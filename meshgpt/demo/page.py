@@ -16,7 +16,7 @@ ASSETS = resources.files("meshgpt.demo") / "assets"
 EXAMPLES = ("a wooden table", "a crate", "a round barrel", "a street lamp", "a castle tower", "a small house")
 ANY = "any"
 IDLE = 0.02  # seconds between two looks for work; gradio's own, 1 ms, keep a core busy for nothing
-PARTICLES = 12  # begun meshes at a time for a shape
+CANDIDATES = 12  # for words and, as begun meshes at a time, for a shape
 WELCOME = "Say what you would like, or drop a shape for a light mesh to follow."
 SHAPES = "A mesh or a point cloud (glb obj ply stl off, ply xyz npy csv)"
 NOTHING = "Your mesh appears here, face by face."
@@ -116,7 +116,7 @@ class Page:
             for name, (label, hint) in free.items():
                 fields[name] = gradio.Textbox("", label=label, placeholder=hint, elem_id=name, **quiet)
         fields["candidates"] = gradio.Slider(
-            1, MOST_CANDIDATES, 4, step=1, label="Candidates, the best first", elem_id="candidates"
+            1, MOST_CANDIDATES, CANDIDATES, step=1, label="Candidates, the best first", elem_id="candidates"
         )
         with gradio.Column(elem_id="foot"):
             with gradio.Row():
@@ -160,8 +160,8 @@ class Page:
                 return [{"meshes": [], "first": True, "last": True}, status("done", WELCOME)]
             return self._shown(self.studio.look(path, up))[:2]
 
-        def switch(mode: str, candidates: int, text: str) -> Any:
-            return lambda: (mode, candidates, gradio.Button(text))
+        def switch(mode: str, text: str) -> Any:
+            return lambda: (mode, gradio.Button(text))
 
         quiet = {"show_progress": "hidden", "api_visibility": "private"}
         begins = [fields["write"].click] + ([fields["text"].submit] if "text" in fields else [])
@@ -170,10 +170,10 @@ class Page:
         fields["stop"].click(stop, queue=False, **quiet)
         for change in (fields["shape"].change, fields["up"].input):
             change(look, [fields["shape"], fields["up"]], outputs[:2], concurrency_limit=None, **quiet)
-        shown = [fields["mode"], fields["candidates"], fields["write"]]
-        fields["follow"].select(switch("follow", PARTICLES, "Make a light mesh"), None, shown, **quiet)
+        shown = [fields["mode"], fields["write"]]
+        fields["follow"].select(switch("follow", "Make a light mesh"), None, shown, **quiet)
         if "describe" in fields:
-            fields["describe"].select(switch("describe", 4, "Write the mesh"), None, shown, **quiet)
+            fields["describe"].select(switch("describe", "Write the mesh"), None, shown, **quiet)
         blocks.unload(stop)
 
 
