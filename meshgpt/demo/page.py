@@ -32,7 +32,7 @@ def load_gradio() -> Any:
     for name in ("GRADIO_ANALYTICS_ENABLED", "HF_HUB_DISABLE_TELEMETRY"):
         os.environ[name] = "False" if name.startswith("GRADIO") else "1"
     try:
-        import gradio
+        import gradio  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         command = "pip install 'meshgpt[demo]'; or write meshes without a page: meshgpt demo --out DIR"
         raise MissingExtraError("gradio", "demo", "the page of `meshgpt demo`", command) from error
@@ -147,12 +147,12 @@ class Page:
         names = [name for name in ("text", "category", "guidance", "shape", "up", *SETTINGS) if name in fields]
         outputs = [letter, fields["status"], fields["write"], fields["stop"]]
 
-        def write(request: gradio.Request, mode: str, *values: Any) -> Iterator[list[Any]]:
+        def write(request: gradio.Request, mode: str, *values: Any) -> Iterator[list[Any]]:  # pyright: ignore
             asked = _asked(mode, dict(zip(names, values, strict=True)))
             for scene in self.write(asked, str(request.session_hash)):
                 yield self._shown(scene)
 
-        def stop(request: gradio.Request) -> None:
+        def stop(request: gradio.Request) -> None:  # pyright: ignore[reportInvalidTypeForm]
             self.stop(str(request.session_hash))
 
         def look(path: str | None, up: str) -> list[Any]:

@@ -39,8 +39,8 @@ class Sealed:
 def application(studio) -> Sealed:
     """The page of a `Studio` as an ASGI application, with the viewer at /viewer."""
     gradio = load_gradio()
-    from fastapi import FastAPI
-    from fastapi.responses import HTMLResponse
+    from fastapi import FastAPI  # pyright: ignore[reportMissingImports]
+    from fastapi.responses import HTMLResponse  # pyright: ignore[reportMissingImports]
 
     app, page = FastAPI(openapi_url=None), Page(studio)
     viewer = live_viewer_page(NOTHING, "meshgpt")
@@ -63,7 +63,7 @@ def application(studio) -> Sealed:
 def serve(studio, host="127.0.0.1", port=7860, open_browser=True, tell: Callable[[str], Any] = print) -> None:
     """Serves until Ctrl-C. port: 0 takes one that is free. Raises `OSError` where host and port cannot be had."""
     app = application(studio)
-    import uvicorn
+    import uvicorn  # pyright: ignore[reportMissingImports]
 
     with bound(host, port) as listener:
         address = f"http://{'127.0.0.1' if host in ('0.0.0.0', '') else host}:{listener.getsockname()[1]}"

@@ -181,11 +181,11 @@ class Studio:
     # A mesh for a shape
 
     def _following(self, wish: Wish, stop: Event) -> _Work:
-        pipe = self.follower
-        if pipe is None or wish.shape is None:
+        pipe, path = self.follower, wish.shape
+        if pipe is None or path is None:
             raise ConditionError("This model follows no shapes.")
         self._check_budget(pipe, wish)
-        target = self._target(wish.shape, wish.up)
+        target = self._target(path, wish.up)
         seed = secrets.randbelow(2**31 - 1000) if wish.seed is None else wish.seed
         newest: list[Tensor] = []
         stages = ["Looking at the shape…"]
@@ -214,7 +214,7 @@ class Studio:
             partial(followed_scene, wish, target),
             lambda meshes: [
                 *(growing(mesh, wish.name, "light mesh") for mesh in meshes),
-                shape_entry(target, wish.shape),
+                shape_entry(target, path),
             ],
             lambda: stages[0],
         )
