@@ -112,7 +112,7 @@ class Page:
         with gradio.Row():
             # Texts, since a field for numbers cannot be empty.
             quiet = {"max_lines": 1, "min_width": 120}
-            free = {"faces": ("Face budget", "as the model likes"), "seed": ("Seed", "a new one")}
+            free = {"faces": ("Face budget", "free"), "seed": ("Seed", "a new one")}
             for name, (label, hint) in free.items():
                 fields[name] = gradio.Textbox("", label=label, placeholder=hint, elem_id=name, **quiet)
         fields["candidates"] = gradio.Slider(
