@@ -153,6 +153,8 @@ def trained(
         log_every=max(options.steps // 10, 1), checkpoint_every=options.steps,
         checkpoint_folder=str(options.out / "run"),
     )  # fmt: skip
+    if any((options.out / "run" / "checkpoints").glob("*")):
+        trainer.resume()
     figures = trainer()
     return trainer.ema_model, figures, round(time.process_time() - started)  # type: ignore[return-value]
 
