@@ -17,7 +17,7 @@ from tqdm import tqdm
 from meshgpt.checkpoint import find_model, load_config, save_model, save_parts, saved_class, upload
 from meshgpt.config import Config
 from meshgpt.data.batch import MeshBatch
-from meshgpt.errors import CheckpointError, GenerationError, GenerationInterrupted
+from meshgpt.errors import CheckpointError, ConfigError, GenerationError, GenerationInterrupted
 from meshgpt.mesh.canonical import canonicalize
 from meshgpt.mesh.frame import Frame
 from meshgpt.mesh.mesh import Mesh, drop_unused_vertices
@@ -280,10 +280,10 @@ class MeshPipeline:
         if seed is None:
             return [secrets.randbelow(2**31) for _ in range(num_meshes)]
         if isinstance(seed, (int, np.integer)):
-            return [int(seed) + index for index in range(num_meshes)]
+            return [checked_seed(int(seed) + index) for index in range(num_meshes)]
         if len(seed) != num_meshes:
             raise GenerationError(f"{len(seed)} seeds for {num_meshes} meshes: give one for each, or a single number")
-        return [int(each) for each in seed]
+        return [checked_seed(int(each)) for each in seed]
 
     @no_type_check
     def prompt_codes(self, mesh) -> Tensor:
@@ -312,10 +312,16 @@ class MeshPipeline:
         return orient(solid)
 
     def to(self, device: str | torch.device) -> "MeshPipeline":
-        """Moves the models; returns the pipeline."""
-        for model in (self.tokenizer, self.transformer):
-            if isinstance(model, nn.Module):
-                model.to(device)
+        """Moves the models; returns the pipeline. Raises `ConfigError` for a device that is not there."""
+        try:
+            for model in (self.tokenizer, self.transformer):
+                if isinstance(model, nn.Module):
+                    model.to(device)
+        except (AssertionError, RuntimeError) as error:  # what torch raises, of a build without it as well
+            why = str(error).splitlines()[0][:120]
+            raise ConfigError(
+                f"device '{device}' cannot be used here ({why}): use cpu, or install such a torch"
+            ) from error
         return self
 
     @no_type_check
@@ -350,6 +356,13 @@ class MeshPipeline:
     def push_to_hub(self, repository: str, private: bool = False, dtype: str | None = None) -> str:
         """Uploads the pipeline to the Hub repository "owner/name", which is made if need be; gives its address."""
         return upload(self, repository, private, dtype)
+
+
+def checked_seed(seed: int) -> int:
+    """The seed; raises `GenerationError` for one beyond 62 bits, which leaves no room for candidates."""
+    if abs(seed) >= 2**62:
+        raise GenerationError(f"a seed must lie within +-2**62, got {seed}")
+    return seed
 
 
 @no_type_check

@@ -159,6 +159,9 @@ def retopologize(
     if candidates < 1:
         raise GenerationError(f"candidates must be at least 1, got {candidates}")
     target, decimated = Target.of(shape), options.pop("decimated", True)
+    nearest = (
+        None if nearest is None else nearest_meshes(nearest)
+    )  # what is not there is told before anything is written
     written = written_for(pipe, target, faces, candidates, seed, search, **options)
     generated, fitted = best_fitted(written, target, faces) if fit else (min(written, key=_faults(faces)), None)
     return compared(target, generated, faces, decimated, nearest, fitted)

@@ -23,7 +23,7 @@ from meshgpt.errors import ConditionError, GenerationInterrupted
 from meshgpt.mesh.clouds import PointCloud
 from meshgpt.mesh.mesh import Mesh
 from meshgpt.nn.geometry import point_triangle_distances
-from meshgpt.pipeline import GeneratedMesh, MeshPipeline
+from meshgpt.pipeline import GeneratedMesh, MeshPipeline, checked_seed
 from meshgpt.wishes import Target, Wishes
 
 TARGET_POINTS = 8192  # of the shape, from which the distance of a face is taken
@@ -74,7 +74,7 @@ def steer(
     wishes = Wishes.of(1, pipe.transformer.config.kinds, points=target, faces=faces, **_asked(options))
     options, _, shown = pipe.options_for(wishes, options)
     conditions = wishes.conditions(pipe.transformer.conditions_of, **shown)
-    seed = secrets.randbelow(2**31) if seed is None else int(seed)
+    seed = secrets.randbelow(2**31) if seed is None else checked_seed(int(seed))
     return _Search(pipe, target, conditions, seed, config, options).run(progress, on_chunk)
 
 
@@ -95,7 +95,7 @@ class _Search:
         options: dict[str, Any],
     ):
         self.pipe, self.target, self.conditions, self.seed, self.config = pipe, target, conditions, seed, config
-        self.rng = np.random.default_rng(seed)
+        self.rng = np.random.default_rng(seed % 2**63)
         self.in_order = pipe.transformer.form.whole_faces  # faces are written from the lowest up
         self.options, self.least = dict(options), max(options["min_faces"], 1)
         room = options.get("max_seq_len") or pipe.transformer.config.max_seq_len

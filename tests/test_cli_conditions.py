@@ -316,3 +316,26 @@ def test_the_examples_of_conditions_run(model, files, monkeypatch, capsys):
     assert "6 of 12 faces are kept" in run("08_complete_a_mesh.py", "dense.obj", "-n", "2", "--max-faces", "8")
     for path in ("text/sheet.png", "text/index.html", "points/beside.png", "points/light.glb", "completed/index.html"):
         assert (files / "out" / path).exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--device", "toaster"], "ConfigError: device 'toaster' cannot be used here"),
+        (["--seed", str(10**30)], "GenerationError: a seed must lie within"),
+        ([" "], "ConditionError: the text is empty"),
+        (["--category", ""], "ConditionError: the category is empty"),
+        (["-o", __file__], "is a file: name a folder with --out"),
+    ],
+)
+def test_what_a_stranger_mistypes_is_one_line(words, message, tmp_path, capsys):
+    folder = [] if "-o" in words else ["-o", str(tmp_path)]
+    assert main(["generate", *words, "-n", "1", *folder]) == 1
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_data_set_to_compare_with_is_looked_for_before_anything_is_written(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("meshgpt.retopology.written_for", lambda *_, **__: pytest.fail("written"))
+    write_mesh(CUBE, tmp_path / "cube.glb")
+    assert main(["retopo", str(tmp_path / "cube.glb"), "--nearest", "nothing"]) == 1
+    assert "DataError" in capsys.readouterr().err

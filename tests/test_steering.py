@@ -196,6 +196,12 @@ def test_meshes_whose_faces_share_codes_are_searched_as_well():
     assert not state.is_settled.any()  # what comes later may lie anywhere
 
 
+def test_a_seed_may_be_negative_and_not_endless(pipe):
+    assert steer(pipe, CUBE, seed=-1, config=FEW, max_faces=4)[0].seed == -1
+    with pytest.raises(GenerationError, match="within"):
+        steer(pipe, CUBE, seed=2**70, config=FEW)
+
+
 def test_what_cannot_be_searched_is_refused(pipe):
     with pytest.raises(ConditionError, match="trained without them"):
         steer(conditioned_pipeline(categories=("chair",)), CUBE)

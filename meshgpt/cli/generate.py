@@ -118,6 +118,9 @@ def wished(arguments: argparse.Namespace, pipe: "MeshPipeline") -> dict[str, Any
     from meshgpt.wishes import KEYWORDS, refusal
 
     wishes, kinds = given(arguments, WISHES), pipe.transformer.config.kinds
+    for name in ("text", "category", "negative_text"):
+        if not wishes.get(name, name).strip():
+            raise ConditionError(f"the {name.replace('_', ' ')} is empty: say what you would like, or leave it out")
     for name in wishes:
         if KEYWORDS.get(name, "text") not in kinds:
             raise ConditionError(f"'{arguments.model}' cannot do {str(wishes[name])!r}: {refusal(name, kinds)}")
@@ -142,6 +145,8 @@ def check_output(folder: Path, extension: str) -> None:
 
     if extension.lower().lstrip(".") not in FORMATS:
         raise MeshFileError(f"--format {extension}: meshes are written as {', '.join(FORMATS)}")
+    if folder.exists() and not folder.is_dir():
+        raise MeshFileError(f"{folder} is a file: name a folder with --out")
     folder.mkdir(parents=True, exist_ok=True)
 
 
