@@ -28,27 +28,27 @@ pytestmark = [
 ]
 
 
-async def built(studio):
-    """The application, within an event loop: gradio makes and leaves open its own where there is none."""
-    return application(studio)
-
-
 @pytest.fixture(scope="module")
 def address():
     """Of a server in a thread, with models that know little and are quick."""
     import uvicorn
 
-    pipe = conditioned_pipeline()
-    listener = bound("127.0.0.1", 0)
-    app = asyncio.run(built(Studio(pipe, pipe, "toy")))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
-    thread = Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.05)
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    server.should_exit = True
-    thread.join(10)
+    pipe, servers = conditioned_pipeline(), []
+
+    async def serve(listener):
+        """Gradio makes and leaves open event loops of its own where there is none: here there is one."""
+        app = application(Studio(pipe, pipe, "toy"))
+        servers.append(uvicorn.Server(uvicorn.Config(app, log_level="warning")))
+        await servers[0].serve(sockets=[listener])
+
+    with bound("127.0.0.1", 0) as listener:
+        thread = Thread(target=lambda: asyncio.run(serve(listener)), daemon=True)
+        thread.start()
+        while thread.is_alive() and not (servers and servers[0].started):
+            time.sleep(0.05)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        servers[0].should_exit = True
+        thread.join(10)
 
 
 @pytest.fixture(scope="module")
