@@ -25,6 +25,8 @@ from meshgpt.pipeline import BUDGET_TOLERANCE, GeneratedMesh, faults
 from meshgpt.steering import SteeringConfig, steer
 from meshgpt.wishes import Target
 
+FEWEST_POINTS = 20  # of a cloud to be followed
+
 TRAINED_ON = "cc0-lowpoly"
 COMPARED = 10_000  # points of each surface
 FITTED = 3  # of the meshes written, the best so many are fitted to the shape
@@ -145,7 +147,8 @@ def retopologize(
     and of these the best is kept. nearest: compares with the nearest mesh of a data set: a `MeshDataset`, of which the
     split "train" counts where there is one, a `NearestMeshes`, or None for none. decimated (True): with quadric
     decimation to `faces`, or as many as the result has. Further keywords are those of `MeshPipeline.generate`. Raises
-    `ConditionError` for a model without points and a budget below 1, `GenerationError` where no candidate has a face.
+    `ConditionError` for a model without points, a cloud of next to none and a budget below 1, `GenerationError` where
+    no candidate has a face.
     """
     kinds = pipe.transformer.config.kinds
     if "points" not in kinds:
@@ -159,6 +162,9 @@ def retopologize(
     if candidates < 1:
         raise GenerationError(f"candidates must be at least 1, got {candidates}")
     target, decimated = Target.of(shape), options.pop("decimated", True)
+    if isinstance(target.shape, PointCloud) and len(target.shape.points) < FEWEST_POINTS:
+        what = f"a cloud of {len(target.shape.points)} points says too little of a shape to be followed"
+        raise ConditionError(f"{what}: give at least {FEWEST_POINTS}, better a few thousand")
     nearest = (
         None if nearest is None else nearest_meshes(nearest)
     )  # what is not there is told before anything is written

@@ -162,6 +162,20 @@ def test_render_draws_one_many_or_a_turn(folder, tmp_path, capsys, names, out, s
     assert f"{out}: {len(names)} mesh" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--size", "0"], "size"),
+        (["--columns", "0"], "--columns must be at least 1, got 0"),
+        (["-o", "picture.jpg"], "pictures are written as .png, one that turns as .gif"),
+    ],
+)
+def test_pictures_that_cannot_be_are_refused(folder, tmp_path, monkeypatch, capsys, words, says):
+    monkeypatch.chdir(tmp_path)
+    assert main(["render", str(folder / "a.obj"), *words]) == 1
+    assert says in capsys.readouterr().err and not list(tmp_path.glob("*.png")) + list(tmp_path.glob("*.jpg"))
+
+
 def test_a_folder_becomes_a_data_set_that_can_be_inspected(folder, tmp_path, capsys):
     built = tmp_path / "built"
     assert main(["data", "build", str(folder), "-o", str(built), "--workers", "0", "--licence", "CC0-1.0"]) == 0
@@ -340,7 +354,7 @@ def test_a_format_that_cannot_be_written_is_refused_before_anything_is_generated
     with pytest.raises(MeshFileError, match="--format fbx: meshes are written as obj, glb"):
         main([*words, "--format", "fbx"])
     (tmp_path / "file").write_text("")
-    with pytest.raises(FileExistsError):
+    with pytest.raises(MeshFileError, match="is a file: name a folder with --out"):
         main([*words, "-o", str(tmp_path / "file")])
 
 

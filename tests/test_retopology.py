@@ -214,6 +214,11 @@ def test_table_figures_and_picture_show_all_of_them(made):
     assert picture.shape[1] == 5 * 48 and picture.dtype == np.uint8 and picture.std() > 1
 
 
+def test_a_cloud_of_next_to_no_points_is_refused(pipe):
+    with pytest.raises(ConditionError, match="a cloud of 3 points says too little .* give at least 20"):
+        retopologize(pipe, PointCloud(CLOUD.points[:3]))
+
+
 def test_a_picture_of_a_cloud_shows_its_points(pipe, monkeypatch):
     made = retopologize(pipe, CLOUD, candidates=1, seed=0, nearest=None)
     titled = made.picture(48)

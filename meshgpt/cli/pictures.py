@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from meshgpt.cli.inputs import add_inputs, named_meshes
+from meshgpt.errors import ConfigError
 
 
 def add_commands(commands: argparse._SubParsersAction, shared: argparse.ArgumentParser) -> None:
@@ -45,15 +46,21 @@ def run_view(arguments: argparse.Namespace) -> None:
 def run_render(arguments: argparse.Namespace) -> None:
     from meshgpt.mesh import picture
 
+    kind = arguments.out.suffix.lower()
+    if kind not in (".png", ".gif"):
+        raise ConfigError(f"--out {arguments.out}: pictures are written as .png, one that turns as .gif")
+    if arguments.columns is not None and arguments.columns < 1:
+        raise ConfigError(f"--columns must be at least 1, got {arguments.columns}")
     meshes, fields = named_meshes(arguments), _fields(arguments)
-    first = next(iter(meshes.values()))
-    if arguments.out.suffix.lower() == ".gif":
-        picture.save_gif(picture.turntable(first, size=arguments.size or 384, **fields), arguments.out)
+    first, size = next(iter(meshes.values())), 384 if kind == ".gif" else 512 if len(meshes) == 1 else 256
+    size = size if arguments.size is None else arguments.size
+    if kind == ".gif":
+        picture.save_gif(picture.turntable(first, size=size, **fields), arguments.out)
     elif len(meshes) == 1:
-        picture.save_png(picture.render(first, arguments.size or 512, **fields), arguments.out)
+        picture.save_png(picture.render(first, size, **fields), arguments.out)
     else:
         titles = None if arguments.no_titles else list(meshes)
-        sheet = picture.contact_sheet(meshes.values(), arguments.columns, arguments.size or 256, titles, **fields)
+        sheet = picture.contact_sheet(meshes.values(), arguments.columns, size, titles, **fields)
         picture.save_png(sheet, arguments.out)
     print(f"{arguments.out}: {len(meshes)} {'mesh' if len(meshes) == 1 else 'meshes'}")
 

@@ -80,7 +80,9 @@ def read_ids(path: Path) -> "np.ndarray":
     try:
         ids = np.load(path, allow_pickle=False)
     except ValueError as error:
-        raise CodesError(f"{path}: is no .npy file of numbers ({error})") from error
+        raise CodesError(
+            f"{path}: is no .npy file of numbers; `meshgpt tokenize MESH -o FILE.npy` writes one"
+        ) from error
     if not isinstance(ids, np.ndarray) or ids.ndim != 1 or ids.dtype.kind not in "iu":
         what = f"{ids.dtype} of shape {ids.shape}" if isinstance(ids, np.ndarray) else "an archive"
         raise CodesError(f"{path}: holds {what}, one row of whole numbers is needed")
