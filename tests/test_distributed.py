@@ -68,7 +68,7 @@ def test_two_processes_end_with_the_weights_of_one_with_twice_the_batch(runs):
 
 
 def check_equal_logs(one, other):
-    of_a_share = {"seconds_per_step", "code_perplexity", "largest", "val_largest"}
+    of_a_share = {"seconds_per_step", "code_perplexity", "largest", "val_largest", "padding", "val_padding"}
     lines = [read_metrics(folder) for folder in (one, other)]
     assert len(lines[0]) == len(lines[1]) > 2
     for first, second in zip(*lines, strict=True):

@@ -141,7 +141,7 @@ def test_latents_are_scaled_by_what_was_measured_and_the_measure_is_saved(shapes
 def test_a_few_shapes_are_learned(shapes, tmp_path):
     torch.manual_seed(0)
     model = VectorSetAutoencoder(dim=48, num_latents=16, dim_latent=8, depth=1, heads=3, dim_head=16, cross_heads=3)
-    settings = {"num_train_steps": 80, "batch_size": 4, "learning_rate": 4e-3, "ema_decay": 0.0, "val_every": 40}
+    settings = {"num_train_steps": 120, "batch_size": 4, "learning_rate": 4e-3, "ema_decay": 0.0, "val_every": 40}
     settings |= {"progress": False, "checkpoint_folder": str(tmp_path), "checkpoint_every": 1000}
     two = PrimitiveDataset(4, ("ellipsoid", "box"), surface=128, volume=1024, near=256)
     view = FieldView(cloud=128, volume=256, near=64)
