@@ -1,5 +1,6 @@
 """The docs are true: every Python block runs, every example runs, every link and command exists."""
 
+import json
 import re
 import runpy
 import shlex
@@ -76,3 +77,9 @@ def test_commands_in_the_docs_are_commands(page):
 def test_the_presets_of_the_docs_are_the_presets():
     text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
     assert f"--preset {' | '.join(TOKENIZERS)}" in text and list(TOKENIZERS) == list(TRANSFORMERS)
+
+
+def test_the_table_of_writing_speed_is_that_of_its_report():
+    made = runpy.run_path(str(ROOT / "benchmarks" / "generation_speed.py"))
+    report = json.loads((ROOT / "benchmarks" / "results" / "generation_speed.json").read_text(encoding="utf-8"))
+    assert made["table"](report) in (ROOT / "README.md").read_text(encoding="utf-8")
