@@ -32,25 +32,13 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+from autoencoder_speed import grid_of_faces
+
 OURS = {"ours": 2, "ours, one softmax": 1}  # and in how many digits a code is said
 PEERS = ("peer",)
 LOSSES = ("in chunks", "all at once")
 CODES, TOKENS, WIDTH, SIDE = 16384, 6, 512, 2048
 DTYPES = ("float32", "bfloat16")
-
-
-def grid_of_faces(batch: int, faces: int) -> tuple[Any, Any]:
-    """Vertices (b, nv, 3) and faces (b, nf, 3) of a rough height field."""
-    import torch
-
-    n = int((faces / 2) ** 0.5) + 2
-    x, z = torch.meshgrid(torch.linspace(-0.9, 0.9, n), torch.linspace(-0.9, 0.9, n), indexing="ij")
-    y = 0.3 * torch.rand(batch, n, n, generator=torch.Generator().manual_seed(0))
-    vertices = torch.stack((x.expand_as(y), y, z.expand_as(y)), dim=-1).reshape(batch, -1, 3)
-    i = torch.arange((n - 1) ** 2)
-    a = i // (n - 1) * n + i % (n - 1)
-    quads = torch.stack((a, a + 1, a + n, a + 1, a + n + 1, a + n), dim=-1).reshape(-1, 3)[:faces]
-    return vertices, quads.expand(batch, -1, -1).contiguous()
 
 
 def losses_of(case: dict) -> tuple[Any, Callable[[], Any]]:

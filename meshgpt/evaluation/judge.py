@@ -31,6 +31,7 @@ class ShapeJudge:
         """`recognizer`: a `ShapeRecognizer`, the bundled one if not given."""
         self.recognizer = recognizer or ShapeRecognizer.from_pretrained(EVALUATORS)
         self.names = list(self.recognizer.config.categories)
+        self.read: dict[str, Tensor | None] = {}  # texts
 
     @no_type_check
     def __call__(self, meshes: Sequence[Mesh], texts: Sequence[Any], categories: Sequence[Any]) -> list[float]:
@@ -55,11 +56,20 @@ class ShapeJudge:
     @torch.no_grad()
     def _nearness(self, embedding: Tensor, text: str) -> float:
         """log p of a text among the names of all categories, by an embedding of a mesh; 0 where none can be read."""
+        if text not in self.read:
+            self.read[text] = self._read(text)
+        read = self.read[text]
+        if read is None:
+            return 0.0
+        return float((read @ embedding * float(self.recognizer.log_scale.exp())).log_softmax(dim=0)[0])
+
+    @torch.no_grad()
+    def _read(self, text: str) -> Tensor | None:
+        """A text and the names of all other categories as the recognizer reads them, once for all meshes."""
         others = [name for name in (filled("{a} {}", name) for name in self.names) if name != text]
         try:
             pooled = text_encoder(self.recognizer.config.text_encoder).embed([text, *others]).pooled
         except (TextEncoderError, MissingExtraError) as error:
             warnings.warn(f"candidates are not chosen by {text!r}: {error}", stacklevel=2)
-            return 0.0
-        read = self.recognizer.read_texts(pooled).cpu()
-        return float((read @ embedding * float(self.recognizer.log_scale.exp())).log_softmax(dim=0)[0])
+            return None
+        return self.recognizer.read_texts(pooled).cpu()

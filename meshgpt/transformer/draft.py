@@ -19,24 +19,18 @@ class Draft(nn.Module):
     the heads of Medusa (Cai et al., arXiv:2401.10774), which see no code that they guessed themselves; this one does.
     """
 
-    digits: Tensor
-    begins: Tensor
     common: Tensor
 
     def __init__(self, digits: Int[Tensor, "v d"], hints: int, widths: tuple[int, int], dim: int):
         """`widths`: of what is told of surroundings, and of what the coarse stack says."""
         super().__init__()
-        bases = (digits.amax(dim=0) + 1).tolist()
-        begins = torch.tensor([sum(bases[:place]) for place in range(len(bases))])
-        self.register_buffer("begins", begins, persistent=False)
-        self.register_buffer("digits", digits + begins, persistent=False)
         self.register_buffer("common", torch.full((min(COMMON, len(digits)),), -1))
         self.code = SpeltEmbedding(digits, 2 * dim)
         self.told, self.plan = nn.Linear(widths[0], 2 * dim), nn.Linear(widths[1], 2 * dim, bias=False)
         self.read = nn.Sequential(nn.Linear(2 * dim, dim), nn.SiLU(), nn.LayerNorm(dim))
-        self.spelt = nn.Linear(dim, sum(bases))
+        self.spelt = nn.Linear(dim, self.code.table.num_embeddings)
         self.own = nn.Linear(dim, len(self.common) + 1)  # the last: of any other code, and of the end
-        self.hinted = nn.Linear(dim, len(bases) * hints)
+        self.hinted = nn.Linear(dim, digits.shape[1] * hints)
         for weight in (*self.own.parameters(), *self.hinted.parameters()):
             nn.init.zeros_(weight)
 
@@ -60,9 +54,9 @@ class Draft(nn.Module):
         said = self.code(before.clamp(min=0)) * (before >= 0)[:, None]
         read = self.read(F.silu(self.told(told) + self.plan(plan) + said.to(told.dtype)))
         added = torch.where(hints >= 0, self.hinted(read).unflatten(-1, hints.shape[1:]), 0.0).flatten(1)
-        at = (hints.clamp(min=0) + self.begins[:, None]).flatten(1)
+        at = (hints.clamp(min=0) + self.code.begins[:, None]).flatten(1)
         digits = self.spelt(read).scatter_add(1, at, added)
-        at = self.digits[self.common]
+        at = self.code.digits[self.common]
         scores, spelt = self.own(read), digits.index_select(1, at.flatten()).view(len(read), *at.shape)
         scores[:, :-1] += spelt.sum(dim=-1)
         return scores
@@ -89,6 +83,6 @@ class Draft(nn.Module):
 
     def _classes(self) -> Int[Tensor, " v1"]:
         """The class of each code and, last, of the end."""
-        classes = self.common.new_full((len(self.digits) + 1,), len(self.common))
+        classes = self.common.new_full((len(self.code.digits) + 1,), len(self.common))
         classes[self.common] = torch.arange(len(self.common), device=classes.device)
         return classes

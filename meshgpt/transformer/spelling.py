@@ -16,15 +16,17 @@ from meshgpt.transformer.heads import wide
 
 
 class SpeltEmbedding(nn.Module):
-    """The sum of a vector for each digit of a code."""
+    """The sum of a vector for each digit of a code. digits (v d): rows of the table; begins (d): the first of each."""
 
     digits: Tensor
+    begins: Tensor
 
     def __init__(self, digits: Int[Tensor, "v d"], dim: int):
         super().__init__()
         bases = (digits.amax(dim=0) + 1).tolist()
-        first = torch.tensor([sum(bases[:place]) for place in range(len(bases))])
-        self.register_buffer("digits", digits + first, persistent=False)
+        begins = torch.tensor([sum(bases[:place]) for place in range(len(bases))])
+        self.register_buffer("begins", begins, persistent=False)
+        self.register_buffer("digits", digits + begins, persistent=False)
         self.table = nn.Embedding(sum(bases), dim)
         nn.init.normal_(self.table.weight, std=0.4)
 
