@@ -67,6 +67,44 @@ def test_bundled_lowpoly_marks_train_and_val_and_no_family_lies_in_both():
     assert set(dataset.column("licence")) == {"CC0-1.0"}
 
 
+def test_data_sets_joined_by_plus_are_one_in_their_order():
+    tiny, more = MeshDataset("tiny"), MeshDataset("cc0-more")
+    both = MeshDataset("tiny+cc0-more")
+    assert len(both) == len(tiny) + len(more) and both[3].line() == tiny[3].line()
+    assert both[len(tiny)].line() == more[0].line() and both[-1].line() == more[-1].line()
+    for name in ("face_counts", "vertex_counts"):
+        assert (getattr(both, name) == np.concatenate([getattr(tiny, name), getattr(more, name)])).all()
+    assert (both.column("name") == np.concatenate([tiny.column("name"), more.column("name")])).all()
+    assert both.filter(max_faces=20).face_counts.max() <= 20
+    again = pickle.loads(pickle.dumps(both[60:70]))
+    assert [again[i].line() for i in range(10)] == [both[60 + i].line() for i in range(10)]
+    assert all((again.mesh(i).vertices == both.mesh(60 + i).vertices).all() for i in range(10))
+    assert again.fingerprint == both[60:70].fingerprint != MeshDataset("cc0-more+tiny")[60:70].fingerprint
+    both.verify()
+
+
+def test_meshes_without_a_mark_that_join_marked_ones_are_learned_from(tmp_path):
+    unmarked = [replace(record, split="") for record in MeshDataset("tiny")[:5]]
+    write_dataset(unmarked, tmp_path / "own.zip")
+    train, val = MeshDataset(f"cc0-lowpoly+{tmp_path / 'own.zip'}").train_and_val()
+    assert (len(train), len(val)) == (2351 + 5, 207)
+    assert list(train.column("name")[-5:]) == [record.name for record in unmarked]
+
+
+def test_a_file_whose_name_has_a_plus_is_that_file_and_a_missing_part_is_named(tmp_path):
+    write_dataset(list(MeshDataset("tiny")[:3]), tmp_path / "a+b.zip")
+    assert len(MeshDataset(tmp_path / "a+b.zip")) == 3
+    with pytest.raises(DataError, match="nothing.zip: no such file or folder"):
+        MeshDataset(f"tiny+{tmp_path / 'nothing.zip'}")
+
+
+def test_triangles_and_quads_cannot_be_joined(tmp_path):
+    quad = MeshRecord(Mesh([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]], [[0, 1, 2, 3]]), name="quad")
+    write_dataset([quad], tmp_path / "quads.zip")
+    with pytest.raises(DataError, match="corners cannot be joined"):
+        MeshDataset(f"tiny+{tmp_path / 'quads.zip'}")
+
+
 def test_bundled_data_is_small_and_names_its_sources(tiny):
     for name in bundled_names():
         folder = MeshDataset.bundled(name).store.path
@@ -77,7 +115,7 @@ def test_bundled_data_is_small_and_names_its_sources(tiny):
 
 
 def test_an_unknown_bundled_name_lists_the_known_ones():
-    with pytest.raises(DataError, match="no bundled data set 'huge'; there are: cc0-lowpoly, tiny"):
+    with pytest.raises(DataError, match="no bundled data set 'huge'; there are: cc0-lowpoly, cc0-more, tiny"):
         MeshDataset.bundled("huge")
 
 

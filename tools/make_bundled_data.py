@@ -2,9 +2,10 @@
 
     python tools/make_bundled_data.py SOURCE
 
-SOURCE holds tiny, train and val pairs and LICENSES.md. Only CC0 meshes are taken. Writes meshgpt/bundled/tiny and
-meshgpt/bundled/cc0-lowpoly (meshes of up to 800 faces, with the splits train and val), each with its LICENSES.md, and
-checks that every mesh has the same faces, and the same canonical form on 128 bins, as the original.
+SOURCE holds tiny, train, val and extra pairs and LICENSES.md. Only CC0 meshes are taken. Writes meshgpt/bundled/tiny,
+cc0-lowpoly (meshes of up to 800 faces, with the splits train and val) and cc0-more (those of extra, all for training),
+each with its LICENSES.md, and checks that every mesh has the same faces, and the same canonical form on 128 bins, as
+the original. `--only NAME` writes one of them.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from meshgpt.data.dataset import BUNDLED, MeshDataset
 from meshgpt.data.pack import MeshRecord, write_dataset
 from meshgpt.mesh.canonical import canonicalize
 
+SETS = {"tiny": ("tiny",), "cc0-lowpoly": ("train", "val"), "cc0-more": ("extra",)}
 COUNTS = ("n_vertices", "n_faces", "boundary_edges", "nonmanifold_edges", "components")
 LEFT_OUT = (*COUNTS, "heldout_source", "pack", "path")
 HEADER = """# Licences and authors of `{name}`
@@ -34,19 +36,24 @@ coordinates and normals dropped, coordinates rounded to 16 bits.
 
 ## Credits
 
-- Quaternius, https://quaternius.com
-- Kay Lousberg (KayKit), https://kaylousberg.com
-- Kenney, https://kenney.nl
-- The Base Mesh, https://thebasemesh.com
+{credits}
 """
+CREDITS = {
+    "Quaternius": "Quaternius, https://quaternius.com",
+    "Kay Lousberg": "Kay Lousberg (KayKit), https://kaylousberg.com",
+    "Kenney": "Kenney, https://kenney.nl",
+    "The Base Mesh": "The Base Mesh, https://thebasemesh.com",
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path)
-    source = parser.parse_args().source
-    sets = {"tiny": _records(source, ("tiny",), 800), "cc0-lowpoly": _records(source, ("train", "val"), 800)}
-    for name, records in sets.items():
+    parser.add_argument("--only", choices=SETS)
+    given = parser.parse_args()
+    source = given.source
+    for name in [given.only] if given.only else SETS:
+        records = _records(source, SETS[name], 800)
         folder = BUNDLED / name
         write_dataset(records, folder / "meshes.zip", overwrite=True)
         (folder / "LICENSES.md").write_text(_licences(name, records, source / "LICENSES.md"), encoding="utf-8")
@@ -65,13 +72,19 @@ def _records(source: Path, names: tuple[str, ...], max_faces: int) -> list[MeshR
 def _licences(name: str, records: list[MeshRecord], original: Path) -> str:
     """The rows of the original table for the sources taken, with the number of meshes taken."""
     counts, rows = Counter(record.source for record in records), []
-    for line in original.read_text(encoding="utf-8").split("<!-- extra")[0].splitlines():
+    for line in original.read_text(encoding="utf-8").splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if cells[0] in counts:
             rows.append("| " + " | ".join([cells[0], str(counts.pop(cells[0])), *cells[2:]]) + " |")
     if counts:
         raise SystemExit(f"{original} says nothing of {sorted(counts)}")
-    return HEADER.format(name=name, count=len(records), rows="\n".join(rows))
+    authors = {record.author for record in records}
+    credits = "\n".join(
+        f"- {CREDITS.get(author, author)}"
+        for author in [*CREDITS, *sorted(authors - set(CREDITS))]
+        if author in authors
+    )
+    return HEADER.format(name=name, count=len(records), rows="\n".join(rows), credits=credits)
 
 
 def _check(records: list[MeshRecord], stored: MeshDataset) -> None:

@@ -9,6 +9,7 @@ from typing import Any, no_type_check, overload
 
 import numpy as np
 
+from meshgpt.data.joined import JoinedStore
 from meshgpt.data.pack import MeshRecord
 from meshgpt.data.store import FIELDS, MeshStore
 from meshgpt.errors import DataError, DataIndexError
@@ -21,14 +22,15 @@ class MeshDataset:
     """Meshes and what is known about each: `dataset[i]` is a `MeshRecord`, `dataset.mesh(i)` only its mesh.
 
     path: a folder written by `write_dataset` or `meshgpt data build`, a .zip of one, `NAME.npz` beside `NAME.jsonl`,
-    or the name of a bundled data set ('tiny', 'cc0-lowpoly'). Folders are memory-mapped and read on demand. Views made
-    by `filter`, `split` and slices share the data. Pickles as path and indices, so it may travel to other processes.
-    Raises `DataError` for a data set that is missing, damaged or of another version.
+    or the name of a bundled data set ('tiny', 'cc0-lowpoly', 'cc0-more'). Several, with + between them, are one:
+    "cc0-lowpoly+cc0-more". Folders are memory-mapped and read on demand. Views made by `filter`, `split` and slices
+    share the data. Pickles as path and indices, so it may travel to other processes. Raises `DataError` for a data set
+    that is missing, damaged or of another version.
     """
 
     @no_type_check
     def __init__(self, path: str | Path):
-        self.store = MeshStore(_located(path))
+        self.store = _opened(path)
         self.indices = np.arange(len(self.store))
 
     @classmethod
@@ -137,12 +139,13 @@ class MeshDataset:
     def train_and_val(self, val_fraction: float = 0.1, seed: int = 0) -> tuple["MeshDataset", "MeshDataset"]:
         """Two views: by the splits 'train' and 'val' where both are marked, else drawn by family.
 
-        Meshes marked 'test' are in neither. Drawing depends on `seed` and the name of the family alone (of the mesh,
-        where it has no family), so that adding meshes moves none. Both have a mesh at least; raises `DataError` where
-        that cannot be.
+        Meshes marked 'test' are in neither; where others are marked, those that are not belong to 'train'. Drawing
+        depends on `seed` and the name of the family alone (of the mesh, where it has no family), so that adding meshes
+        moves none. Both have a mesh at least; raises `DataError` where that cannot be.
         """
         if "train" in self.splits and "val" in self.splits:
-            return self.split("train"), self.split("val")
+            marks = self.column("split")
+            return self._view(self.indices[(marks == "train") | (marks == "")]), self.split("val")
         if not 0 < val_fraction < 1:
             raise DataError(f"val_fraction must lie between 0 and 1, got {val_fraction}")
         drawn = self._view(self.indices[self.column("split") != "test"])
@@ -203,10 +206,17 @@ def bundled_names() -> list[str]:
     return sorted(path.parent.name for path in BUNDLED.glob("*/meshes.zip"))
 
 
-def _located(path: Any) -> Path:
-    """A bundled data set where `path` is the bare name of one and nothing of that name lies here."""
+def _opened(path: Any) -> "MeshStore | JoinedStore":
+    """The store of a path or name; of several with + between them, unless there is a file or folder of that name."""
     if not isinstance(path, (str, Path)):
         raise DataError(f"a data set is opened by its path or name, got {type(path).__name__}")
+    if "+" in str(path) and not Path(path).exists():
+        return JoinedStore([MeshStore(_located(part)) for part in str(path).split("+")])
+    return MeshStore(_located(path))
+
+
+def _located(path: "str | Path") -> Path:
+    """A bundled data set where `path` is the bare name of one and nothing of that name lies here."""
     bare = str(path) == Path(path).name
     return BUNDLED / path if bare and not Path(path).exists() and str(path) in bundled_names() else Path(path)
 

@@ -93,7 +93,7 @@ def inspect_dataset(dataset: MeshDataset) -> DatasetReport:
         meshes=len(dataset),
         vertices=int(dataset.vertex_counts.sum()),
         faces=int(faces.sum()),
-        corners=dataset.store.faces.shape[1],
+        corners=dataset.store.corners,
         face_range=(int(faces.min()), int(np.median(faces)), int(faces.max())),
         face_histogram=_histogram(faces),
         categories=_counted(dataset.column("category")),

@@ -57,6 +57,11 @@ class MeshStore:
     def __reduce__(self) -> tuple:
         return MeshStore, (str(self.path),)
 
+    @property
+    def corners(self) -> int:
+        """3 for triangles, 4 where there are quads."""
+        return self.faces.shape[1]
+
     def mesh(self, index: int) -> Mesh:
         """Mesh `index`, 0 .. len - 1, in its original place and size."""
         vertices = self.vertices[self.vertex_offsets[index] : self.vertex_offsets[index + 1]]
