@@ -68,8 +68,8 @@ def conditional(options: argparse.Namespace) -> dict:
         model, start = OccupancyNetwork(condition=condition, dim=width, **sizes), time.process_time()
         trainer = OccupancyNetworkTrainer(
             model, train, val_dataset=val, view=FieldView(cloud=300, noise=0.005, volume=512, near=256),
-            num_train_steps=options.steps, batch_size=10, learning_rate=1e-3, ema_decay=0.0, val_every=200,
-            val_num_batches=4, checkpoint_every=10**6, progress=False, checkpoint_folder=str(options.out / condition),
+            num_train_steps=options.steps, batch_size=10, learning_rate=options.rate, ema_decay=0.0, val_every=200,
+            val_num_batches=4, checkpoint_every=200, progress=False, checkpoint_folder=str(options.out / condition),
         )  # fmt: skip
         trainer()
         spent = round(time.process_time() - start)
@@ -85,6 +85,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kind", choices=("shapes", "conditional"))
     parser.add_argument("--steps", type=int, default=1600)
+    parser.add_argument("--rate", type=float, default=3e-3)
     parser.add_argument("--out", type=Path, default=Path("runs/occupancy"))
     options = parser.parse_args()
     torch.set_num_threads(1)

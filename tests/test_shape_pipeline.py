@@ -203,9 +203,10 @@ def test_calls_that_cannot_be_are_refused(options, error, says):
 
 
 def test_settings_that_cannot_be_are_refused():
-    for field, wrong in (("keep_share", 1.0), ("cond_scale", -1.0), ("asked_points", 0), ("resolution", 4)):
+    wrong = {"keep_share": 1.0, "cond_scale": -1.0, "asked_points": 0, "num_latents": -1, "resolution": 4, "smooth": -1}
+    for field, value in wrong.items():
         with pytest.raises(ConfigError, match=field):
-            ShapePipelineConfig().replace(**{field: wrong})
+            ShapePipelineConfig().replace(**{field: value})
 
 
 # the commands
@@ -233,6 +234,22 @@ def test_generate_writes_dense_and_light_meshes_with_a_summary(balls, model, lig
     pipe = ShapePipeline.from_pretrained(model)
     [again] = pipe.generate(category="chair", seed=4, num_steps=4, method="euler", cond_scale=1.5)
     assert np.allclose(read_mesh(out / "seed-4.obj").bounds, again.mesh.bounds, atol=1e-4)
+
+
+def test_decimated_meshes_are_closed_and_lie_beside_the_dense_ones(balls, model, light_model, tmp_path, capsys):
+    pytest.importorskip("fast_simplification")
+    words = ["shapes", "generate", "--category", "chair", "--seed", "0", "--model", model, "--decimated"]
+    alone, both = tmp_path / "alone", tmp_path / "both"
+    words += ["--picture", str(tmp_path / "all.png")]
+    assert main([*words, "-n", "1", "-o", str(alone), "--faces", "40"]) == 0
+    mesh = read_mesh(alone / "seed-0-decimated.glb")
+    assert 30 <= mesh.num_faces <= 40 and topology_report(mesh).watertight
+    [row] = json.loads((alone / "summary.json").read_text())["shapes"]
+    assert row["decimated"]["open_edges"] == 0 and row["decimated"]["chamfer"] < 0.05 and "light" not in row
+    assert "seed-0-decimated.glb: 40 faces, 0% of the edges open, Chamfer" in capsys.readouterr().out
+    assert main([*words, "-n", "1", "-o", str(both), *lightly(light_model)]) == 0
+    [row] = json.loads((both / "summary.json").read_text())["shapes"]
+    assert row["decimated"]["faces"] <= max(row["light"]["faces"], 4) and row["light"]["file"] == "seed-0-light.glb"
 
 
 def test_empty_fields_are_told_and_others_kept(balls, model, light_model, tmp_path, monkeypatch, capsys):
@@ -325,6 +342,9 @@ def test_a_scan_lies_in_the_axes_of_its_file(balls, model, tmp_path):
         (["generate", "--guidance", "2"], "cond_scale without anything asked for"),
         (["generate", "-n", "0"], "num_shapes and batch_size must be at least 1"),
         (["generate", "--lowpoly", "--lowpoly-model", "lowpoly"], "a light mesh needs a model that follows points"),
+        (["generate", "--decimated", "--faces", "3"], "--decimated --faces 3: a closed mesh has 4 faces at least"),
+        (["generate", "--smooth", "-1"], "smooth must not be negative, got -1"),
+        (["reconstruct", "scan.ply", "--latents", "-1"], "num_latents must not be negative, got -1"),
         (["reconstruct", "absent.ply"], "absent.ply: cannot be opened"),
         (["reconstruct", "empty.xyz"], "MeshFileError: empty.xyz"),
         (["reconstruct", "nan.npy"], "MeshFileError: nan.npy"),

@@ -219,6 +219,18 @@ def test_what_does_not_fit_is_refused(shapes, tmp_path):
         VectorSetConfig(bottleneck="none")
 
 
+def test_a_shape_can_be_told_by_more_latents_than_in_training():
+    clouds = torch.rand(2, 40, 3)
+    model = model_of().eval()
+    own, more = model.encode(clouds), model.encode(clouds, num_latents=20)
+    assert more.shape[1] == 20 and torch.allclose(more[:, : own.shape[1]], own, atol=1e-5)  # farthest points first
+    assert model.logits(more, clouds).shape == (2, 40) and torch.equal(model.encode(clouds, num_latents=8), own)
+    with pytest.raises(ConditionError, match="num_latents of this model must be 1 at least, got 0"):
+        model.encode(clouds, num_latents=0)
+    with pytest.raises(ConditionError, match="must be 8, as many as it has learned queries, got 20"):
+        model_of(queries="learned").encode(clouds, num_latents=20)
+
+
 def test_clouds_of_any_count_are_read():
     model = model_of().eval()
     few = model.encode(torch.rand(2, 5, 3))  # fewer points than latents: points are repeated

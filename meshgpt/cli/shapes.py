@@ -7,24 +7,35 @@ import argparse
 import json
 import secrets
 from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meshgpt.cli.generate import Saved, check_output, described, given, save_page, written_down
 from meshgpt.cli.retopo import PARTICLES, particles
-from meshgpt.errors import CheckpointError, ConditionError, GenerationError, GenerationInterrupted, MeshFileError
+from meshgpt.errors import (
+    CheckpointError,
+    ConditionError,
+    DataError,
+    GenerationError,
+    GenerationInterrupted,
+    MeshFileError,
+    MissingExtraError,
+)
 
 if TYPE_CHECKING:
     from meshgpt.mesh.clouds import PointCloud
     from meshgpt.mesh.mesh import Mesh
     from meshgpt.pipeline import MeshPipeline
+    from meshgpt.retopology import Likeness
     from meshgpt.shapes.pipeline import FieldMesh, ShapePipeline
 
 SAMPLERS = ("euler", "heun", "midpoint", "rk4", "ddim", "dopri5")
-EXTRACTION = ("resolution", "keep_share")
+EXTRACTION = ("resolution", "keep_share", "smooth")
 # and the kind of condition of each
 WISHES = {"text": "text", "category": "category", "points": "points", "negative_text": "text"}
 SUMMARY, BUNDLED = "summary.json", "shapes"
+DECIMATED = 200  # faces, where no number was asked for
 
 
 def add_commands(commands: argparse._SubParsersAction, shared: argparse.ArgumentParser) -> None:
@@ -57,6 +68,8 @@ def add_commands(commands: argparse._SubParsersAction, shared: argparse.Argument
     )
     reconstruct.add_argument("-o", "--out", type=Path, help="the dense mesh (default: NAME-field.glb beside the input)")
     reconstruct.add_argument("--num-points", type=int, metavar="N", help="so many are encoded (default: of the model)")
+    many = "vectors that tell of the shape (default: of the model; more than it was trained with may tell more)"
+    reconstruct.add_argument("--latents", type=int, dest="num_latents", metavar="N", help=many)
     reconstruct.add_argument("--as-is", action="store_true", help="take points from all faces of a mesh, open or not")
     reconstruct.add_argument("--up", default="y", help="the axis of the file that points up (default: y)")
     reconstruct.add_argument("--seed", type=int, default=0, help="of the points that are taken (default: 0)")
@@ -68,13 +81,17 @@ def add_commands(commands: argparse._SubParsersAction, shared: argparse.Argument
         action.add_argument("--resolution", type=int, metavar="N", help="cells along each side (default: of the model)")
         less = "parts with less of the area are removed (default: of the model; 0: none)"
         action.add_argument("--keep-share", type=float, metavar="SHARE", help=less)
+        even = "how often surfaces are evened out (default: of the model, 10; 0: never)"
+        action.add_argument("--smooth", type=int, metavar="N", help=even)
         action.add_argument("--device", default="cpu", help="cpu, cuda, mps (default: cpu)")
         action.add_argument("--picture", type=Path, metavar="PNG", help="draw all side by side")
         _add_lowpoly(action)
 
 
 def _add_lowpoly(action: argparse.ArgumentParser) -> None:
-    light = action.add_argument_group("a light mesh of each", "as `meshgpt retopo` makes it, beside the dense one")
+    light = action.add_argument_group(
+        "a light mesh of each", "as `meshgpt retopo` makes it, or with fewer of its faces, beside the dense one"
+    )
     light.add_argument("--lowpoly", action="store_true", help="write it as NAME-light")
     light.add_argument("--lowpoly-model", default="lowpoly-points", metavar="MODEL", help="a model that follows points")
     light.add_argument("--faces", type=int, help="how many it should have (default: as the model sees fit)")
@@ -82,17 +99,20 @@ def _add_lowpoly(action: argparse.ArgumentParser) -> None:
     light.add_argument("--search", type=int, metavar="N", help=help)
     help = "in place of a search: so many meshes, each on its own, of which the best is kept"
     light.add_argument("--candidates", type=int, metavar="N", help=help)
+    help = f"write NAME-decimated too: closed, with as many faces as asked for, as the light mesh or {DECIMATED}"
+    light.add_argument("--decimated", action="store_true", help=help)
     light.add_argument("--no-fit", action="store_true", help="leave the vertices where the model put them")
 
 
 def run_generate(arguments: argparse.Namespace) -> None:
     check_output(arguments.out, arguments.format)
+    fewer = Decimation.of(arguments)
     pipe, lighten = load(arguments), Lightening.of(arguments)
     wishes = wished(arguments, pipe)
     options = given(arguments, ("num_steps", "cond_scale", "method", *EXTRACTION))
     settings = {"model": str(arguments.model), **written_down({**wishes, **options})}
     seed = secrets.randbelow(2**31) if arguments.seed is None else arguments.seed
-    saving = FieldSaving(arguments.out, arguments.format.lstrip("."), settings, lighten, described(wishes))
+    saving = FieldSaving(arguments.out, arguments.format.lstrip("."), settings, lighten, fewer, asked=described(wishes))
     options |= {"seed": seed, "num_shapes": arguments.num, "progress": True}
     try:
         pipe.generate(**wishes, **options, on_shape=lambda _, item: saving.keep(item, f"seed-{item.seed}"))
@@ -111,9 +131,9 @@ def run_reconstruct(arguments: argparse.Namespace) -> None:
     from meshgpt.mesh.shape_files import read_shape
 
     out = checked_output(arguments)
-    shape = read_shape(arguments.shape, arguments.up)
+    shape, fewer = read_shape(arguments.shape, arguments.up), Decimation.of(arguments)
     pipe, lighten = load(arguments), Lightening.of(arguments)
-    options = given(arguments, ("num_points", *EXTRACTION))
+    options = given(arguments, ("num_points", "num_latents", *EXTRACTION))
     made = pipe.reconstruct(shape, seed=arguments.seed, make_solid=not arguments.as_is, **options)
     print(f"{arguments.shape}: {shape}" + ("" if made.solid is None else f", {made.solid}"))
     if made.is_empty:
@@ -121,7 +141,7 @@ def run_reconstruct(arguments: argparse.Namespace) -> None:
         what = f"the field of {arguments.shape} has no surface: every point is {said}"
         raise GenerationError(f"{what}; the model may not know shapes of this kind, or see too few points")
     settings = {"model": str(arguments.model), "follows": arguments.shape.name, **options}
-    saving = FieldSaving(out.parent, out.suffix.lstrip("."), settings, lighten, up=arguments.up)
+    saving = FieldSaving(out.parent, out.suffix.lstrip("."), settings, lighten, fewer, up=arguments.up)
     try:
         saving.keep(made, out.stem)
     finally:
@@ -167,6 +187,33 @@ def checked_output(arguments: argparse.Namespace) -> Path:
 
 
 @dataclass(frozen=True)
+class Decimation:
+    """How decimated meshes are made: of so many faces, or of as many as the light mesh has."""
+
+    faces: int | None
+
+    @classmethod
+    def of(cls, arguments: argparse.Namespace) -> "Decimation | None":
+        """None where none are wanted. Raises `DataError` for too few faces, `MissingExtraError` without the package."""
+        if not arguments.decimated:
+            return None
+        if find_spec("fast_simplification") is None:
+            raise MissingExtraError("fast-simplification", "mesh", "--decimated")
+        if arguments.faces is not None and arguments.faces < 4:
+            raise DataError(f"--decimated --faces {arguments.faces}: a closed mesh has 4 faces at least")
+        return cls(arguments.faces)
+
+    def __call__(self, mesh: "Mesh", light: int | None) -> "Likeness":
+        """light: how many faces the light mesh has, if there is one."""
+        from meshgpt.data.decimate import decimate
+        from meshgpt.retopology import likeness
+        from meshgpt.wishes import Target
+
+        count = self.faces or max(light or DECIMATED, 4)
+        return likeness("decimated", Target.of(mesh), decimate(mesh, count))
+
+
+@dataclass(frozen=True)
 class Lightening:
     """How light meshes of dense ones are made."""
 
@@ -198,17 +245,28 @@ class Lightening:
         )
 
 
+def noted(made: "Likeness") -> str:
+    return f"{made.mesh.num_faces} faces, {made.open_edges:.0%} of the edges open, {made.report}"
+
+
+def figures_of(made: "Likeness") -> dict[str, Any]:
+    return {"faces": made.mesh.num_faces, "open_edges": made.open_edges, **asdict(made.report)}
+
+
 @dataclass
 class FieldSaving:
-    """Writes NAME.EXTENSION for each dense mesh, and NAME-light.EXTENSION for its light one, as soon as there is one.
+    """Writes NAME.EXTENSION for each dense mesh, and NAME-light.EXTENSION for its light one, as soon as there is one,
+    and NAME-decimated.EXTENSION.
 
-    saved: all that was written, dense ones and their light ones in turn. rows: what the summary tells of each shape.
+    saved: all that was written, dense ones, their light ones and their decimated ones in turn. rows: what the summary
+    tells of each shape.
     """
 
     folder: Path
     extension: str
     settings: dict[str, Any]
     lighten: Lightening | None = None
+    fewer: Decimation | None = None
     asked: str = ""
     up: str = "y"
     saved: list[Saved] = field(default_factory=list)
@@ -229,6 +287,8 @@ class FieldSaving:
         row["file"] = self._written(item.mesh, name, item.seed, caption)
         if self.lighten is not None:
             self._keep_light(self.lighten, item, name, row)
+        if self.fewer is not None:
+            self._keep_decimated(self.fewer(item.mesh, row.get("light", {}).get("faces")), item.seed, name, row)
 
     def _keep_light(self, lighten: Lightening, item: "FieldMesh", name: str, row: dict[str, Any]) -> None:
         from meshgpt.pipeline import faults
@@ -246,10 +306,12 @@ class FieldSaving:
                 note = f"{best.mesh.num_faces} faces, the best of {len(written)} so far"
                 row["light"] = {"file": self._written(best.mesh, f"{name}-light", item.seed, note, lighten.model)}
             raise
-        note = f"{made.mesh.num_faces} faces, {made.report}"
-        file = self._written(made.mesh, f"{name}-light", item.seed, note, lighten.model)
-        figures = {"faces": made.mesh.num_faces, "open_edges": made.result.open_edges, **asdict(made.report)}
-        row["light"] = {"file": file, "model": lighten.model, **figures}
+        file = self._written(made.mesh, f"{name}-light", item.seed, noted(made.result), lighten.model)
+        row["light"] = {"file": file, "model": lighten.model, **figures_of(made.result)}
+
+    def _keep_decimated(self, made: "Likeness", seed: int, name: str, row: dict[str, Any]) -> None:
+        file = self._written(made.mesh, f"{name}-decimated", seed, noted(made), "decimation")
+        row["decimated"] = {"file": file, **figures_of(made)}
 
     def _written(self, mesh: "Mesh", name: str, seed: int, caption: str, light_by: str | None = None) -> str:
         from meshgpt.mesh.files import turned_back, write_mesh
@@ -276,8 +338,6 @@ class FieldSaving:
 
     def picture(self, path: Path, shape: "Mesh | PointCloud | None" = None, size: int = 320) -> Path:
         """A contact sheet: what was given, and each dense mesh beside its light one."""
-        from importlib.util import find_spec
-
         from meshgpt.mesh.mesh import Mesh
         from meshgpt.mesh.picture import contact_sheet, save_png
         from meshgpt.retopology import drawn_cloud
@@ -288,6 +348,7 @@ class FieldSaving:
         if shape is not None:
             shown.insert(0, (shape if isinstance(shape, Mesh) else drawn_cloud(shape), "input"))
         meshes, titles = [mesh for mesh, _ in shown], [title for _, title in shown]
-        columns = len(shown) if shape is not None else None if self.lighten is None else 2 * min(4, len(self.rows))
+        each = 1 + (self.lighten is not None) + (self.fewer is not None)
+        columns = len(shown) if shape is not None else None if each == 1 else each * min(4, len(self.rows))
         has_letters = find_spec("PIL") is not None
         return save_png(contact_sheet(meshes, columns, size, titles if has_letters else None, wireframe=False), path)

@@ -18,6 +18,7 @@ from torch import Tensor
 from meshgpt.config import Config
 from meshgpt.errors import MeshError, MissingExtraError
 from meshgpt.mesh.mesh import Mesh
+from meshgpt.mesh.smoothing import smoothed
 from meshgpt.mesh.topology import components
 
 Field = Callable[[Float[Tensor, "n 3"]], Float[Tensor, " n"]]
@@ -33,7 +34,8 @@ class ExtractionConfig(Config):
     resolution looks at all points. What is smaller than a coarse cell can be missed, unless the field changes by at
     most `lipschitz` per length (1 for distances): then every cell is halved in which there can be a surface.
     level: the value at the surface. bound: half the side of the box. chunk: points asked for at once.
-    keep_share: parts with less of the area are removed (0: none).
+    keep_share: parts with less of the area are removed (0: none). smooth: how often the vertices are evened out (see
+    `smoothed`): ten times removes the waves of two or three cells that networks of points put on even surfaces.
     """
 
     resolution: int = 128
@@ -43,6 +45,7 @@ class ExtractionConfig(Config):
     chunk: int = 65536
     lipschitz: float | None = None
     keep_share: float = 0.0
+    smooth: int = 0
 
     def validate(self) -> None:
         self.require(self.coarse >= 2, "coarse", "be at least 2")
@@ -53,6 +56,7 @@ class ExtractionConfig(Config):
         self.require(self.chunk >= 1, "chunk", "be at least 1")
         self.require(self.lipschitz is None or self.lipschitz > 0, "lipschitz", "be None or above 0")
         self.require(0 <= self.keep_share < 1, "keep_share", "lie in [0, 1)")
+        self.require(self.smooth >= 0, "smooth", "not be negative")
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +117,7 @@ def surface_of_grid(grid: FieldGrid, config: ExtractionConfig) -> Isosurface:
     vertices = (march[0].astype(np.float64) - 1) * (2 * config.bound / cells) - config.bound
     mesh = Mesh(vertices, march[1])
     kept, removed = without_floaters(mesh, config.keep_share)
-    return Isosurface(kept, verdict, touches, grid.evaluations, removed)
+    return Isosurface(smoothed(kept, config.smooth), verdict, touches, grid.evaluations, removed)
 
 
 @no_type_check

@@ -44,31 +44,37 @@ COMPARED = 4096  # points by which a reconstruction is compared with what was gi
 class ShapePipelineConfig(Config):
     """How a pipeline samples unless a call says otherwise.
 
-    num_points: of the cloud that the autoencoder encodes; best as many as it was trained with. asked_points: of a shape
-    that the prior is asked to follow. method, num_steps: see `Sampler`. cond_scale: guidance, 1 for none. resolution:
-    cells along each axis of the grid on which the field is looked at. keep_share: parts with less of the area are
-    removed. has_prior: whether there is a prior in the folder; without one shapes can be reconstructed only.
+    num_points: of the cloud that the autoencoder encodes; best as many as it was trained with. num_latents: of a
+    reconstruction, 0 for as many as in training. asked_points: of a shape that the prior is asked to follow. method,
+    num_steps: see `Sampler`. cond_scale: guidance, 1 for none. resolution: cells along each axis of the grid on which
+    the field is looked at. keep_share: parts with less of the area are removed. smooth: how often surfaces are evened
+    out, see `smoothed`. has_prior: whether there is a prior in the folder; without one shapes can be reconstructed
+    only.
     """
 
     num_points: int = 512
+    num_latents: int = 0
     asked_points: int = 1024
     method: str = "heun"
     num_steps: int = 18
     cond_scale: float = 1.0
     resolution: int = 128
     keep_share: float = FLOATER
+    smooth: int = 10
     has_prior: bool = True
 
     def validate(self) -> None:
         for field in ("num_points", "asked_points"):
             self.require(getattr(self, field) >= 1, field, "be at least 1")
+        self.require(self.num_latents >= 0, "num_latents", "not be negative")
         self.require(8 <= self.resolution <= FINEST, "resolution", f"lie between 8 and {FINEST}")
         self.require(self.cond_scale >= 0, "cond_scale", "not be negative")
         self.require(0 <= self.keep_share < 1, "keep_share", "lie in [0, 1)")
+        self.require(self.smooth >= 0, "smooth", "not be negative")
 
 
-SAMPLING = ("method", "num_steps")
-HERE = ("num_points", "asked_points", "cond_scale", "resolution", "keep_share")
+SAMPLING, EXTRACTION = ("method", "num_steps"), ("resolution", "keep_share", "smooth")
+HERE = ("num_points", "num_latents", "asked_points", "cond_scale", *EXTRACTION)
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +115,7 @@ class _Options:
     sampler: Sampler
     extraction: ExtractionConfig
     num_points: int
+    num_latents: int | None
     asked_points: int
     cond_scale: float
 
@@ -227,7 +234,7 @@ class ShapePipeline:
             points = self._columns(cloud.subsampled(chosen.num_points, rng))
         columns = torch.as_tensor(points, dtype=torch.float32, device=self.device)
         with torch.no_grad(), as_in_evaluation(self.autoencoder):
-            latents = self.autoencoder.encode(columns[None])[0]
+            latents = self.autoencoder.encode(columns[None], num_latents=chosen.num_latents)[0]
         made = self._decoded(latents, seed, chosen.extraction, frame)
         fit = None if made.is_empty else compare_surfaces(made.surface.mesh, near, COMPARED)
         return dataclasses.replace(made, solid=verdict, fit=fit)
@@ -248,7 +255,7 @@ class ShapePipeline:
         config = self.config.replace(**own)
         sampling = {name: getattr(config, name) for name in SAMPLING}
         sampling |= {name: value for name, value in options.items() if name in names["sampler"]}
-        extraction = {"resolution": config.resolution, "keep_share": config.keep_share}
+        extraction = {name: getattr(config, name) for name in EXTRACTION}
         extraction |= {name: value for name, value in options.items() if name in names["extraction"]}
         extraction["coarse"] = options.get("coarse", coarse_of(config.resolution))
         known = {*HERE, *names["sampler"], *names["extraction"], "coarse"}
@@ -259,6 +266,7 @@ class ShapePipeline:
             Sampler.from_dict(sampling),
             ExtractionConfig.from_dict(extraction),
             config.num_points,
+            config.num_latents or None,
             config.asked_points,
             config.cond_scale,
         )

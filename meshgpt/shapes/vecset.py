@@ -116,18 +116,22 @@ class VectorSetAutoencoder(FieldModel):
     # clouds to latents
 
     @no_type_check
-    def encode(self, clouds: Float[Tensor, "b p c"], noise: Tensor | None = None) -> Float[Tensor, "b m c"]:
+    def encode(
+        self, clouds: Float[Tensor, "b p c"], noise: Tensor | None = None, num_latents: int | None = None
+    ) -> Float[Tensor, "b m c"]:
         """The latents of shapes; of a "kl" bottleneck their means, or drawn by `noise` (b, m, c) where that is given.
 
-        The order of the points does not matter. Raises `ConditionError` for clouds of another shape.
+        num_latents: m, as in training unless told otherwise; latents are a set, so others work as well, and located
+        ones the better the more there are, up to some twice as many. The order of the points does not matter. Raises
+        `ConditionError` for clouds of another shape and for a number of latents that learned queries do not have.
         """
-        found = self.posterior(clouds)
+        found = self.posterior(clouds, num_latents)
         return found.mean if noise is None or self.config.bottleneck != "kl" else found.sample(noise)
 
     @no_type_check
-    def posterior(self, clouds: Float[Tensor, "b p c"]) -> Gaussian:
+    def posterior(self, clouds: Float[Tensor, "b p c"], num_latents: int | None = None) -> Gaussian:
         """The distribution of the latents; but for a "kl" bottleneck it has no width."""
-        x, places = self._gathered(self._checked(clouds))
+        x, places = self._gathered(self._checked(clouds), self._checked_number(num_latents))
         if self.config.bottleneck == "kl":
             return Gaussian(*self.narrow(x).chunk(2, dim=-1))
         latents = self.narrow(x)
@@ -139,18 +143,28 @@ class VectorSetAutoencoder(FieldModel):
             width = torch.cat((0.1 * width[..., :1].expand_as(places), width), dim=-1)
         return Gaussian(latents, 2 * width.log())
 
-    def _gathered(self, clouds: Float[Tensor, "b p c"]) -> tuple[Float[Tensor, "b m d"], Float[Tensor, "b m 3"]]:
+    def _gathered(
+        self, clouds: Float[Tensor, "b p c"], num_latents: int
+    ) -> tuple[Float[Tensor, "b m d"], Float[Tensor, "b m 3"]]:
         """The cloud as its queries see it, and where these are; learned ones are nowhere."""
         embedded = (self.embed_cloud or self.embed)(clouds)
         if self.learned is not None:
             queries = self.learned.to(embedded.dtype).expand(len(clouds), -1, -1)
             return self.gather(queries, embedded), clouds.new_zeros(*queries.shape[:2], 3)
         mask = torch.ones(clouds.shape[:2], dtype=torch.bool, device=clouds.device)
-        chosen = farthest_points(clouds[..., :3], mask, self.config.num_latents)[..., None]
+        chosen = farthest_points(clouds[..., :3], mask, num_latents)[..., None]
         queries = embedded.gather(1, chosen.expand(-1, -1, embedded.shape[-1]))
         places = clouds.gather(1, chosen.expand(-1, -1, clouds.shape[-1]))[..., :3]
         bias = None if self.near_cloud is None else self.near_cloud(places, clouds[..., :3])
         return self.gather(queries, embedded, bias=bias), places
+
+    @no_type_check
+    def _checked_number(self, num_latents) -> int:
+        own = self.config.num_latents
+        if num_latents is not None and (num_latents < 1 or (num_latents != own and self.learned is not None)):
+            why = "1 at least" if self.learned is None else f"{own}, as many as it has learned queries"
+            raise ConditionError(f"num_latents of this model must be {why}, got {num_latents}")
+        return num_latents or own
 
     @no_type_check
     def _checked(self, clouds):
