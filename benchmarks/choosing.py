@@ -5,8 +5,9 @@
 
 "a CATEGORY" for the 20 largest categories, --meshes each, of which --candidates are written with the settings of the
 pipeline; then, of the first 1, 4, ... of them, the one with the fewest open edges, and the one that a judge prefers.
-Prints one JSON object: per cent of the category asked for being the first (or among the first 5) of the other
-recognizer, with 95 % intervals; real validation meshes beside them; and how the meshes are.
+With --keep, candidates are kept in a folder, where another judge finds them. Prints one JSON object: per cent of the
+category asked for being the first (or among the first 5) of the other recognizer, with 95 % intervals; real validation
+meshes beside them; and how the meshes are.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import json
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from meshgpt.checkpoint import find_model
@@ -21,6 +23,7 @@ from meshgpt.data.dataset import MeshDataset
 from meshgpt.evaluation.judge import ShapeJudge
 from meshgpt.evaluation.recognition import ShapeRecognizer
 from meshgpt.evaluation.text_following import Prompt, category_prompts, real_meshes, text_following
+from meshgpt.mesh.mesh import Mesh
 from meshgpt.mesh.picture import contact_sheet, save_png
 from meshgpt.mesh.topology import topology_report
 from meshgpt.pipeline import CANDIDATE_STRIDE, GeneratedMesh, MeshPipeline, faults, judged
@@ -37,6 +40,8 @@ def main() -> None:
     parser.add_argument("--candidates", type=int, default=12)
     parser.add_argument("--max-faces", type=int, default=200)
     parser.add_argument("--cond-scale", type=float, help="(default: the pipeline's)")
+    parser.add_argument("--judge", type=Path, help="folder of the recognizer that chooses (default: the bundled one)")
+    parser.add_argument("--keep", type=Path, help="a folder of candidates, for this model and these settings alone")
     parser.add_argument("--pictures", type=Path, help="a folder for contact sheets")
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -62,15 +67,54 @@ def main() -> None:
 
 def written(pipe: MeshPipeline, given: argparse.Namespace, texts: list[str]) -> list[list[GeneratedMesh]]:
     """Rounds of candidates, one mesh for each text in each, with what the judge says of them."""
-    judge, wishes = ShapeJudge(), Wishes(len(texts), texts)
-    scale = {} if given.cond_scale is None else {"cond_scale": given.cond_scale}
+    judge, wishes = judge_of(given), Wishes(len(texts), texts)
     rounds = []
     for number in range(given.candidates):
         seeds = [seed + CANDIDATE_STRIDE * number for seed in range(len(texts))]
-        options = {"num_meshes": len(texts), "candidates": 1, "max_faces": given.max_faces, "batch_size": 32, **scale}
-        items = pipe.generate(texts, seed=seeds, **options)
+        path = None if given.keep is None else given.keep / f"round-{number:02d}.npz"
+        items = kept(path, seeds)
+        if items is None:
+            items = one_round(pipe, given, texts, seeds)
+            keep(items, path)
+            print(f"round {number + 1} of {given.candidates}, {time.process_time():.0f} s of CPU", flush=True)
         rounds.append(judged(items, range(len(texts)), wishes, judge))
     return rounds
+
+
+def judge_of(given: argparse.Namespace) -> ShapeJudge:
+    if given.judge is None:
+        return ShapeJudge()
+    return ShapeJudge(ShapeRecognizer.from_pretrained(find_model(given.judge, ShapeRecognizer.part)))
+
+
+def one_round(pipe: MeshPipeline, given: argparse.Namespace, texts: list[str], seeds: list[int]) -> list[GeneratedMesh]:
+    scale = {} if given.cond_scale is None else {"cond_scale": given.cond_scale}
+    options = {"num_meshes": len(texts), "candidates": 1, "max_faces": given.max_faces, "batch_size": 32, **scale}
+    return pipe.generate(texts, seed=seeds, **options)
+
+
+def keep(items: list[GeneratedMesh], path: Path | None) -> None:
+    if path is None:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parts = {f"vertices{row}": item.mesh.vertices for row, item in enumerate(items)}
+    parts |= {f"faces{row}": item.mesh.faces for row, item in enumerate(items)}
+    parts["ended"] = np.array([item.stopped_by for item in items])
+    with path.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **parts)
+
+
+def kept(path: Path | None, seeds: list[int]) -> list[GeneratedMesh] | None:
+    if path is None or not path.is_file():
+        return None
+    with np.load(path) as parts:
+        ended = parts["ended"].tolist()
+        if len(ended) != len(seeds):
+            raise SystemExit(f"{path} has {len(ended)} candidates, not {len(seeds)}: name another folder to --keep")
+        meshes = [Mesh(parts[f"vertices{row}"], parts[f"faces{row}"]) for row in range(len(ended))]
+    codes = torch.zeros(0, dtype=torch.long)
+    each = zip(meshes, seeds, ended, strict=True)
+    return [GeneratedMesh(mesh, seed, codes, stopped_by) for mesh, seed, stopped_by in each]
 
 
 def same(item: GeneratedMesh) -> GeneratedMesh:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from meshgpt.checkpoint import find_model
 from meshgpt.data.dataset import MeshDataset
 from meshgpt.evaluation.learn_recognition import Lessons, categories_of, train_recognizer
 from meshgpt.evaluation.learn_views import ViewLessons, category_accuracy, train_view_network
@@ -22,7 +23,8 @@ from meshgpt.evaluation.recognition import RecognizerConfig, ShapeRecognizer
 from meshgpt.evaluation.text_following import Prompt, text_following
 from meshgpt.evaluation.view_network import ViewNetwork
 
-SMALL: dict = {"dim": 10, "dim_hidden": 128, "dim_embed": 64, "dropout": 0.15}  # as int8 it fits into 200 kB
+SMALL: dict = {"dim": 10, "dim_hidden": 128, "dim_embed": 64, "dropout": 0.15}
+SIZES: dict = {"small": {}, "wide": {"dim": 16, "dim_hidden": 96}}  # 171 kB as int8, 290 kB
 
 
 def tell(step: int, loss: float) -> None:
@@ -38,9 +40,11 @@ def view_network(train: MeshDataset, val: MeshDataset, folder: Path, steps: int)
     return {"accuracy on val": model.config.accuracy, "from int8": round(category_accuracy(again, val), 4)}
 
 
-def recognizer(train: MeshDataset, val: MeshDataset, folder: Path, steps: int) -> dict:
-    config = RecognizerConfig(categories_of(train), **SMALL)
-    model = train_recognizer(train, config, Lessons(steps=steps), on_step=tell)
+def recognizer(train: MeshDataset, val: MeshDataset, folder: Path, given: argparse.Namespace) -> dict:
+    config = RecognizerConfig(categories_of(train), **{**SMALL, **SIZES[given.size]})
+    lessons = Lessons(steps=given.steps, learning_rate=given.rate)
+    start = None if given.start is None else ShapeRecognizer.from_pretrained(find_model(given.start, "recognizer"))
+    model = train_recognizer(train, config, lessons, given.seed, on_step=tell, start=start)
     known = [i for i, name in enumerate(val.column("category")) if name in config.categories]
     prompts = [Prompt(*pair) for pair in zip(val.column("caption")[known], val.column("category")[known], strict=True)]
     meshes, texts = [val.mesh(index) for index in known], list(dict.fromkeys(val.column("caption")))
@@ -57,6 +61,10 @@ def main() -> None:
     parser.add_argument("--recognizer", type=Path, metavar="FOLDER", help="train the recognizer of shapes")
     parser.add_argument("--data", default="cc0-lowpoly")
     parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--start", type=Path, metavar="FOLDER", help="a recognizer that goes on learning")
+    parser.add_argument("--size", choices=list(SIZES), default="small", help="of a new recognizer (default: small)")
+    parser.add_argument("--rate", type=float, default=Lessons().learning_rate, help="of learning, for the recognizer")
+    parser.add_argument("--seed", type=int, default=0, help="of the recognizer")
     given = parser.parse_args()
     torch.set_num_threads(1)
     train, val = MeshDataset(given.data).train_and_val()
@@ -64,7 +72,7 @@ def main() -> None:
     if given.views is not None:
         report["views"] = view_network(train, val, given.views, given.steps)
     if given.recognizer is not None:
-        report["recognizer"] = recognizer(train, val, given.recognizer, given.steps)
+        report["recognizer"] = recognizer(train, val, given.recognizer, given)
     print(json.dumps({**report, "cpu_seconds": round(time.process_time(), 1)}))
 
 

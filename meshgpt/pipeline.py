@@ -131,11 +131,12 @@ class MeshPipeline:
         seed: mesh i is written with seed + i; without one, seeds are drawn and told in the result. candidates: so many
         are written of each mesh, and the best is kept: one that the model ended, that is within a fifth of the faces
         asked for, and that lies nearest to the shape it follows (Chamfer distance); where it follows none, the one with
-        the smallest share of open and non-manifold edges. judge: says which look most like the text or category asked
-        for, a function of (meshes, texts, categories) such as `evaluation.judge.ShapeJudge()`. on_face(mesh, face,
-        codes) hears of every face as it is written, on_mesh(mesh, generated) of every mesh. progress: shows a bar.
-        Further keywords: the fields of `Sampling` and `Guidance`. Raises `GenerationError` for what this model cannot
-        do, and for Ctrl-C `GenerationInterrupted`, which has what was written before, faces of unfinished meshes too.
+        the smallest share of open and non-manifold edges. judge: says which of these look most like the text or
+        category asked for, a function of (meshes, texts, categories) such as `evaluation.judge.ShapeJudge()`.
+        on_face(mesh, face, codes) hears of every face as it is written, on_mesh(mesh, generated) of every mesh.
+        progress: shows a bar. Further keywords: the fields of `Sampling` and `Guidance`. Raises `GenerationError` for
+        what this model cannot do, and for Ctrl-C `GenerationInterrupted`, which has what was written before, faces of
+        unfinished meshes too.
         """
         if min(1 if num_meshes is None else num_meshes, batch_size) < 1:
             raise GenerationError(f"num_meshes and batch_size must be at least 1, got {num_meshes} and {batch_size}")
@@ -379,14 +380,18 @@ def load_tokenizer(name_or_folder, revision=None) -> MeshTokenizer:
 
 
 def judged(items: list[GeneratedMesh], rows: Sequence[int], wishes: Wishes, judge: JUDGE) -> list[GeneratedMesh]:
-    """With what a judge says of each, where a text or a category was asked for."""
+    """With what a judge says of each for which a text or a category, and no shape, was asked for."""
     if wishes.texts is None and wishes.categories is None:
         return items
+    asked = [(place, row) for place, row in enumerate(rows) if items[place].fit is None]
+    if not asked:
+        return items
     texts, categories = (
-        [None if each is None else each[row] for row in rows] for each in (wishes.texts, wishes.categories)
+        [None if each is None else each[row] for _, row in asked] for each in (wishes.texts, wishes.categories)
     )
-    found = judge([item.mesh for item in items], texts, categories)
-    return [replace(item, match=match) for item, match in zip(items, found, strict=True)]
+    found = judge([items[place].mesh for place, _ in asked], texts, categories)
+    told = {place: match for (place, _), match in zip(asked, found, strict=True)}
+    return [replace(item, match=told.get(place)) for place, item in enumerate(items)]
 
 
 def faults(item: GeneratedMesh, faces: int | None = None) -> tuple[int, float, float]:

@@ -162,6 +162,20 @@ def test_what_was_written_is_kept_and_never_written_again(tmp_path, tiny_dataset
     assert all(item.stopped_by for item in second)
 
 
+def test_a_judge_chooses_and_is_remembered(tmp_path, tiny_dataset, knows_letters):
+    heard = []
+
+    def judge(meshes, texts, categories):
+        heard.extend(texts)
+        return [float(mesh.num_faces) for mesh in meshes]
+
+    options = {"ask": "name", "judge": judge, "candidates": 3, "max_faces": 6}
+    chosen = authors(tmp_path, **options).write(0, tiny_dataset[:2])
+    assert len(chosen) == 2 and heard.count("a book") == heard.count("a key") == 3
+    with pytest.raises(DataError, match="written otherwise .judge function, now None"):
+        authors(tmp_path, **{**options, "judge": None})
+
+
 def test_a_run_that_was_stopped_goes_on_and_damage_is_repaired(tmp_path, tiny_dataset, knows_letters):
     wanted = tiny_dataset[:3]
     whole = authors(tmp_path).write(0, wanted)

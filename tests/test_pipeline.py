@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,11 +14,13 @@ from meshgpt.checkpoint import save_model
 from meshgpt.errors import CheckpointError, GenerationError, GenerationInterrupted
 from meshgpt.mesh.canonical import canonicalize
 from meshgpt.mesh.mesh import Mesh
+from meshgpt.mesh.surface import compare_surfaces
 from meshgpt.mesh.topology import topology_report
-from meshgpt.pipeline import CANDIDATE_STRIDE, GeneratedMesh, MeshPipeline, MeshPipelineConfig
+from meshgpt.pipeline import CANDIDATE_STRIDE, GeneratedMesh, MeshPipeline, MeshPipelineConfig, judged
 from meshgpt.tokenizers.autoencoder import MeshAutoencoder
 from meshgpt.tokenizers.coordinates import CoordinateTokenizer
 from meshgpt.transformer.transformer import MeshTransformer
+from meshgpt.wishes import Wishes
 
 SMALL = {
     "dim": 16, "attn_depth": 1, "attn_heads": 2, "attn_dim_head": 8, "fine_attn_depth": 1, "fine_attn_heads": 2,
@@ -226,6 +229,22 @@ def test_a_judge_chooses_among_candidates_that_were_asked_for_something():
         assert item.mesh.num_faces == max(each.mesh.num_faces for each in ended)
         assert item.match == 100.0 * item.mesh.num_faces
     assert all(item.match is None for item in pipe.generate(judge=many_faces, **options))  # nothing was asked for
+
+
+def test_a_judge_is_not_asked_of_meshes_that_follow_a_shape(pipeline, tetrahedron):
+    items = pipeline.generate(seed=0, num_meshes=3, max_faces=8)
+    items[1] = replace(items[1], fit=compare_surfaces(tetrahedron, tetrahedron, 8))
+    heard = []
+
+    def judge(meshes, texts, categories):
+        heard.append((meshes, texts, categories))
+        return [-1.0] * len(meshes)
+
+    wishes = Wishes(4, texts=["a", "b", "c", "d"])
+    told = judged(items, [1, 2, 3], wishes, judge)
+    assert heard == [([items[0].mesh, items[2].mesh], ["b", "d"], [None, None])]
+    assert [item.match for item in told] == [-1.0, None, -1.0]
+    assert judged(items[1:2], [0], wishes, judge) == items[1:2] and len(heard) == 1
 
 
 def test_of_several_candidates_the_one_with_the_fewest_faults_is_kept(pipeline):

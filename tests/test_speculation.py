@@ -124,10 +124,12 @@ def test_a_run_learns_which_codes_are_common_and_may_learn_nothing_else(tiny_dat
     assert model.draft.is_ready
     changed = {name for name, weight in model.named_parameters() if not torch.equal(weight, before[name])}
     assert changed and all(name.startswith("draft.") for name in changed)
+    assert all(weight.requires_grad for weight in model.parameters())  # as before the run
     again = MeshTransformer.from_pretrained(model.save_pretrained(tmp_path / "m"), PATCHES)
     assert torch.equal(again.draft.common, model.draft.common)
     with pytest.raises(TrainingError, match="none begins with 'craft'"):
         MeshTransformerTrainer(model, data, train_only="craft", **settings)
+    assert all(weight.requires_grad for weight in model.parameters())
 
 
 def test_what_comes_true_stays_in_the_cache():

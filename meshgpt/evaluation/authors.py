@@ -21,7 +21,7 @@ from meshgpt.errors import ConditionError, ConfigError, DataError
 from meshgpt.fingerprint import described_by_content
 from meshgpt.mesh.mesh import Mesh
 from meshgpt.mesh.topology import topology_report
-from meshgpt.pipeline import GeneratedMesh, MeshPipeline
+from meshgpt.pipeline import JUDGE, GeneratedMesh, MeshPipeline
 from meshgpt.text.captions import filled
 
 SEED_STRIDE = 10_007  # between the seeds of the first meshes of two sets
@@ -72,8 +72,9 @@ class PipelineAuthor:
     """A pipeline, asked for what the wanted records are, in the way that `ask` says.
 
     ask: "none", or by the "text" of a record's caption, by the text "a CATEGORY" ("name"), by its "category", or by
-    "points" on its surface. folder: where the meshes are kept. options: of `MeshPipeline.generate`. Raises
-    `ConditionError` for what the model does not take, and `DataError` for a folder of meshes written otherwise.
+    "points" on its surface. folder: where the meshes are kept. judge: chooses among candidates, see
+    `MeshPipeline.generate`, whose keywords the other options are. Raises `ConditionError` for what the model does not
+    take, and `DataError` for a folder of meshes written otherwise.
     """
 
     @no_type_check
@@ -84,6 +85,7 @@ class PipelineAuthor:
         ask: str = "none",
         batch_size: int = 16,
         tell: Callable[[str], None] = lambda line: None,
+        judge: JUDGE | None = None,
         **options: Any,
     ):
         if ask not in ASKS:
@@ -93,7 +95,7 @@ class PipelineAuthor:
             kinds = ", ".join(pipe.transformer.config.kinds) or "nothing"
             raise ConditionError(f"the model cannot be asked by {ask}: it takes {kinds}")
         self.pipe, self.folder, self.ask, self.batch_size, self.tell = pipe, Path(folder), ask, batch_size, tell
-        self.options = options
+        self.judge, self.options = judge, options
         self._claim()
 
     def write(self, seed: int, wanted: MeshDataset) -> list[Written]:
@@ -115,7 +117,10 @@ class PipelineAuthor:
         began = time.perf_counter()
         seeds = [SEED_STRIDE * seed + place for place in places]
         wishes = self._wishes(wanted, places)
-        items = self.pipe.generate(seed=seeds, num_meshes=len(seeds), batch_size=len(seeds), **wishes, **self.options)
+        size = max(len(seeds), self.batch_size)  # candidates of few meshes share batches
+        items = self.pipe.generate(
+            seed=seeds, num_meshes=len(seeds), batch_size=size, judge=self.judge, **wishes, **self.options
+        )
         seconds = (time.perf_counter() - began) / len(items)
         return [self._written(item, seconds) for item in items]
 
@@ -139,12 +144,15 @@ class PipelineAuthor:
         model = [{name: part.detach() for name, part in self.pipe.transformer.state_dict().items()}, self.pipe.config]
         now = {"ask": self.ask, "options": self.options, "model": json.dumps(described_by_content(model))}
         now["model"] = _short_hash(now["model"])
+        if self.judge is not None:
+            now["judge"] = type(self.judge).__name__
         path = self.folder / SETTINGS_FILE
         if path.is_file():
             before = json.loads(path.read_text(encoding="utf-8"))
-            changed = [name for name in now if before.get(name) != json.loads(json.dumps(now[name]))]
+            told = json.loads(json.dumps(now))
+            changed = [name for name in {**before, **told} if before.get(name) != told.get(name)]
             if changed:
-                what = ", ".join(f"{name} {before.get(name)}, now {now[name]}" for name in changed)
+                what = ", ".join(f"{name} {before.get(name)}, now {told.get(name)}" for name in changed)
                 raise DataError(f"the meshes in {self.folder} were written otherwise ({what}): name another folder")
             return
         self.folder.mkdir(parents=True, exist_ok=True)

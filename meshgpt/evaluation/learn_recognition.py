@@ -72,19 +72,21 @@ def train_recognizer(
     seed: int = 0,
     device: str | torch.device = "cpu",
     on_step: Callable[[int, float], None] | None = None,
+    start: ShapeRecognizer | None = None,
 ) -> ShapeRecognizer:
     """A recognizer of the meshes of `dataset`, all of which it learns from: leave out those to test it on.
 
     config: where it names no categories, all of the data set but 'other', which says nothing. Meshes of categories that
-    it does not name teach captions only. on_step(step, loss) hears of every step. Raises `DataError` for a data set
+    it does not name teach captions only. start: one that goes on learning, with its own config, and stays as it is.
+    on_step(step, loss) hears of every step. Raises `DataError` for a data set
     without categories or of meshes without surface.
     """
     lessons = lessons or Lessons()
-    config = config or RecognizerConfig(categories_of(dataset))
+    config = start.config if start else config or RecognizerConfig(categories_of(dataset))
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = ShapeRecognizer(config).to(device)
+        model = (copy.deepcopy(start) if start else ShapeRecognizer(config)).to(device).train()
         model.look.to(memory_format=torch.channels_last)  # how convolutions on a processor like it
         material = study_material(dataset, config, lessons.balance, seed)
         averaged = copy.deepcopy(model)

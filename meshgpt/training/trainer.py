@@ -81,7 +81,8 @@ class Trainer:
         if config.ema_decay:
             average = self.objective.copy_model(self.model).to(accelerator.device)
             self.ema = Ema(self.model, average, config.ema_decay, config.ema_warmup)
-        self._hold_the_rest()
+        self._held = self._others()
+        self._hold(True)
         step_module: nn.Module = _LossModule(self.model, self.objective)
         if config.compile_model:
             step_module = compiled(step_module)
@@ -93,22 +94,25 @@ class Trainer:
         self._resumed = False
         self._saved_random_state: dict[str, Any] | None = None
 
-    def _hold_the_rest(self) -> None:
-        """Keeps all weights as they are but those that `train_only` names."""
+    def _others(self) -> list[nn.Parameter]:
+        """The weights that `train_only` leaves as they are. Raises `TrainingError` where that are all."""
         only = self.config.train_only
-        for name, weight in self.model.named_parameters() if only else ():
-            weight.requires_grad_(weight.requires_grad and name.startswith(only))
+        weights = [(name, weight) for name, weight in self.model.named_parameters() if weight.requires_grad]
+        others = [weight for name, weight in weights if not name.startswith(only)]
+        if others and len(others) == len(weights):
+            raise TrainingError(f"{type(self.model).__name__} has no weights to train: none begins with {only!r}")
+        return others
+
+    def _hold(self, held: bool) -> None:
+        """Keeps the weights that are not to be learned out of the graph, or lets them into it again."""
+        for weight in self._held:
+            weight.requires_grad_(not held)
 
     def make_optimizer(self) -> torch.optim.Optimizer:
         """AdamW, or another optimizer in subclasses; weights of one dimension are never decayed."""
         weights = [weight for weight in self.model.parameters() if weight.requires_grad]
         if not weights:
-            only = (
-                f"none begins with {self.config.train_only!r}"
-                if self.config.train_only
-                else "all have requires_grad = False"
-            )
-            raise TrainingError(f"{type(self.model).__name__} has no weights to train: {only}")
+            raise TrainingError(f"{type(self.model).__name__} has no weights to train: all have requires_grad = False")
         groups = [
             {"params": [weight for weight in weights if weight.ndim >= 2], "weight_decay": self.config.weight_decay},
             {"params": [weight for weight in weights if weight.ndim < 2], "weight_decay": 0.0},
@@ -156,6 +160,7 @@ class Trainer:
     def __call__(self) -> dict[str, float]:
         """Trains up to the last step and saves; gives the last figures that were logged."""
         self._begin()
+        self._hold(True)
         try:
             with StopSignals() as signals, self._tracking():
                 while self.step < self.config.num_train_steps:
@@ -166,6 +171,7 @@ class Trainer:
                     if stop:
                         self._stop(stop)
         finally:
+            self._hold(False)
             self._batches = iter(())  # ends the workers, which heed no signal
             self.log_file.end()
         if self._saved_at != self.step:
