@@ -4,13 +4,14 @@
 """
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meshgpt.cli import train_shapes
 from meshgpt.cli.inputs import named_tokenizer
 from meshgpt.cli.runs import add_run, check_changes, finish
 from meshgpt.cli.settings import changed
-from meshgpt.errors import DataError
+from meshgpt.errors import CheckpointError, DataError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -105,7 +106,7 @@ def run_transformer(arguments: argparse.Namespace) -> None:
     torch.manual_seed(training.get("seed", 0))
     transformer = MeshTransformer(tokenizer, **model)
     if arguments.init is not None:
-        report = initialise_from(transformer, MeshTransformer.from_pretrained(arguments.init, tokenizer))
+        report = initialise_from(transformer, beginning(arguments.init, tokenizer))
         print(f"{arguments.init}: {report.summary}")
     trainer = MeshTransformerTrainer(
         transformer,
@@ -125,6 +126,21 @@ def run_transformer(arguments: argparse.Namespace) -> None:
         averaged = MeshTransformer.from_pretrained(arguments.out, tokenizer)
         folder = MeshPipeline(tokenizer, averaged).save_pretrained(arguments.out / "pipeline")
         print(f"next: meshgpt generate --model {folder} --view")
+
+
+def beginning(name: str, tokenizer: "MeshTokenizer") -> "MeshTransformer":
+    """The transformer that `--init` names, told what its own tokenizer tells where that lies beside it."""
+    from meshgpt.checkpoint import find_model
+    from meshgpt.tokenizers.patch import PatchTokenizer
+    from meshgpt.transformer.transformer import MeshTransformer
+
+    for folder in (name, Path(name) / "pipeline") if isinstance(tokenizer, PatchTokenizer) else ():
+        try:
+            own = PatchTokenizer.from_pretrained(find_model(folder, PatchTokenizer.part))
+        except CheckpointError:
+            continue
+        return MeshTransformer.from_pretrained(name, own)
+    return MeshTransformer.from_pretrained(name, tokenizer)
 
 
 def condition_fields(kinds: list[str], data: "MeshDataset") -> dict[str, Any]:

@@ -50,9 +50,13 @@ COMPLAINTS = {
 
 @dataclass(frozen=True)
 class PatchTokenizerConfig(Config):
-    """Bins an axis."""
+    """Bins an axis, and whether a model is told where symmetry, or a vertex nearby, would have the next vertex.
+
+    Tokens are the same either way.
+    """
 
     num_discrete_coors: int = 128
+    tell_likely: bool = True
 
     def validate(self) -> None:
         self.require(2 <= self.num_discrete_coors <= 1024, "num_discrete_coors", "be 2 .. 1024")
@@ -62,8 +66,7 @@ class PatchTokenizer(SequenceTokenizer):
     """Vertices said once, faces by their third vertex: see the head of this file. About 1.3 tokens a face."""
 
     config_class, part = PatchTokenizerConfig, "tokenizer"
-    codes_per_step, many_codes_per_face, num_places = 1, 2, walk.PLACES_TOLD
-    num_hints = 2 * (3 + walk.ENDS_TOLD)
+    codes_per_step, many_codes_per_face = 1, 2
     says_tips = True
 
     def __init__(self, config: PatchTokenizerConfig | None = None, **fields):
@@ -71,7 +74,10 @@ class PatchTokenizer(SequenceTokenizer):
         self.num_discrete_coors = config.num_discrete_coors
         self.layout = layout_of(config.num_discrete_coors)
         self.vocab_size = self.layout.end
-        self.grammar = PatchGrammar(self.layout)
+        self.num_places = walk.PLACES_TOLD + (walk.PLACES_LIKE if config.tell_likely else 0)
+        self.num_hints = 2 * (self.num_places - 1)
+        self.tells_likely = config.tell_likely
+        self.grammar = PatchGrammar(self.layout, self.num_places)
 
     def encode_grid(self, grid: GridMesh) -> np.ndarray:
         if (grid.num_discrete_coors, grid.faces.shape[1]) != (self.num_discrete_coors, self.corners):
@@ -91,7 +97,8 @@ class PatchTokenizer(SequenceTokenizer):
     def surroundings(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Both ends of the gate, the guess, the newest open ends, and the corner of a block that waits for its offset.
 
-        -1 for what is not there, and for the ends of a gate until they are said.
+        With `tell_likely` also images of vertices in x, in z and by half a turn, and vertices near the guess; see
+        `tell_likely` in `_patch_walk`. -1 for what is not there, and for the ends of a gate until they are said.
         """
         return self._read(ids, "raise")[2:]
 
@@ -137,8 +144,8 @@ class PatchTokenizer(SequenceTokenizer):
     def hints(self, places: Int[Tensor, "*n m 3"]) -> Int[Tensor, "*n 4 c"]:
         """For each digit of the next token those with which a coordinate is that of a vertex nearby; -1 for none.
 
-        The vertices are the ends of the gate, the one across it, and the open ends: first as near places, then as
-        blocks, or as offsets where a block waits.
+        The vertices are the ends of the gate, the one across it, the open ends, and those that are likely: first as
+        near places, then as blocks, or as offsets where a block waits.
         """
         if COMPILED and places.device.type == "cpu":
             told = np.ascontiguousarray(places.numpy()).reshape(-1, *places.shape[-2:])
@@ -151,7 +158,8 @@ class PatchTokenizer(SequenceTokenizer):
         guess = places[..., 2:3, :]
         there = (places[..., :2, :] >= 0).all(dim=-1).all(dim=-1)[..., None, None]
         across = torch.where(there, places[..., :1, :] + places[..., 1:2, :] - guess, -1)
-        known = torch.cat((places[..., :2, :], across, places[..., 3:-1, :]), dim=-2)
+        told = places[..., 3 : walk.CORNER, :], places[..., walk.CORNER + 1 :, :]
+        known = torch.cat((places[..., :2, :], across, *told), dim=-2)
         return F.pad(torch.cat(self.spelt(known, places), dim=-2).transpose(-1, -2), (0, 0, 0, 1), value=-1)
 
     def spelt(
@@ -161,7 +169,7 @@ class PatchTokenizer(SequenceTokenizer):
 
         Otherwise is as blocks, or as offsets where a block waits; -1 where a coordinate cannot be said so.
         """
-        layout, guess, corner = self.layout, places[..., 2:3, :], places[..., -1:, :]
+        layout, guess, corner = self.layout, places[..., 2:3, :], places[..., walk.CORNER : walk.CORNER + 1, :]
         near, waits = vertices - guess + layout.reach, corner >= 0
         far = (vertices - guess + layout.blocks // 2 * layout.width + layout.width // 2) % layout.bins // layout.width
         within = (vertices - corner) % layout.bins

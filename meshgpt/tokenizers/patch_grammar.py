@@ -14,7 +14,8 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from meshgpt.mesh.grammar import Surroundings
-from meshgpt.tokenizers._patch_walk import ENDS_TOLD, OPEN_ENDS, STATES, Layout
+from meshgpt.tokenizers._patch_walk import ENDS_TOLD, OPEN_ENDS, PLACES_TOLD, STATES, Layout
+from meshgpt.tokenizers.patch_likely import likely_places
 from meshgpt.tokenizers.patch_rows import CHILDREN, PatchRows
 from meshgpt.tokenizers.sequence import GrammarState, begun
 
@@ -60,6 +61,7 @@ class PatchGrammar:
     """
 
     layout: Layout
+    num_places: int = PLACES_TOLD
 
     @property
     def vocab_size(self) -> int:
@@ -99,7 +101,7 @@ class PatchGrammar:
         """Few rows, or those on a CPU, are read one by one; else all go through the same steps, in tensors."""
         if codes.device.type != "cpu" and len(codes) > FEW_ROWS:
             return cast(PatchState, begun(self, codes, capacity))
-        rows = PatchRows.start(self.layout, len(codes), capacity, codes.device)
+        rows = PatchRows.start(self.layout, self.num_places, len(codes), capacity, codes.device)
         for column in codes.unbind(dim=1):
             rows.advance(column)
         return rows
@@ -115,6 +117,8 @@ class PatchGrammar:
         corner = (state.guess + turned - self._middle) % self.layout.bins
         corner = torch.where((state.block >= 0)[:, None], corner, -1)
         told = (places[:, :2], state.guess[:, None], places[:, 2:], corner[:, None])
+        if self.num_places > PLACES_TOLD:
+            told = (*told, likely_places(state, self.layout))
         return Surroundings(torch.cat(told, dim=1), state.num_faces, self._last_face(state))
 
     def _last_face(self, state: PatchState) -> Int[Tensor, "b 3 3"]:

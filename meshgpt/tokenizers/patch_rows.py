@@ -25,6 +25,7 @@ class PatchRow:
 
     layout: Layout
     reading: Reading
+    num_places: int  # that are told of what surrounds a token
     ended: bool = False
 
     def copy(self) -> "PatchRow":
@@ -45,8 +46,8 @@ class PatchRow:
         return walk.step(self.layout, self.reading, code) == walk.SOUND
 
     def places(self) -> np.ndarray:
-        """Of what surrounds the next token, (PLACES_TOLD, 3)."""
-        places = np.full((walk.PLACES_TOLD, 3), -1, dtype=np.int64)
+        """Of what surrounds the next token, (num_places, 3)."""
+        places = np.full((self.num_places, 3), -1, dtype=np.int64)
         walk.tell(self.layout, self.reading, places)
         return places
 
@@ -146,9 +147,10 @@ class PatchRows:
         self.rows, self.device = rows, device
 
     @classmethod
-    def start(cls, layout: Layout, batch: int, capacity: int, device: torch.device) -> "PatchRows":
+    def start(cls, layout: Layout, num_places: int, batch: int, capacity: int, device: torch.device) -> "PatchRows":
         """Rows of at most `capacity` tokens with nothing in them."""
-        return cls([PatchRow(layout, walk.empty_reading(layout, max(capacity, 1))) for _ in range(batch)], device)
+        room = max(capacity, 1)
+        return cls([PatchRow(layout, walk.empty_reading(layout, room), num_places) for _ in range(batch)], device)
 
     def of(self, rows: list[PatchRow]) -> "PatchRows":
         """The state of other sentences."""

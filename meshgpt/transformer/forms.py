@@ -39,6 +39,7 @@ class FaceForm:
     bins: int = 0
     digits: Tensor | None = None  # (v d), how codes are spelt, where they are
     num_hints: int = 0
+    tells_likely: bool = False
     says_tips: bool = False  # whether faces are said by their tips, see `MeshTokenizer.spelt`
 
     @property

@@ -83,8 +83,8 @@ class FaceWriter(nn.Module):
         self.fine = Stack(config.fine_stack)
         candidates = (config.copy_digit_faces + 1) * form.corners - 1 if config.copy_digit_faces else 0
         hints = form.num_hints if config.tell_surroundings else 0
-        told = bool(config.cloud_vertices)
-        self.head = CodeHead(*code, candidates) if digits is None else SpellingHead(digits, fine, hints, told)
+        more = bool(config.cloud_vertices), form.tells_likely
+        self.head = CodeHead(*code, candidates) if digits is None else SpellingHead(digits, fine, hints, *more)
         shape = (form.corners, form.tokens_per_corner, fine, config.copy_dim, config.window)
         self.pointer = CopyPointer(*shape) if config.copy_dim else None
         self.cloud_tips = CloudTips(fine, form.bins) if config.cloud_vertices else None

@@ -44,8 +44,9 @@ class SpellingHead(nn.Module):
     pointer = None  # that of a `CodeHead`
     digits: Tensor
 
-    def __init__(self, digits: Int[Tensor, "v d"], dim: int, hints: int, told: bool = False):
-        """`told`: whether a cloud adds to the scores of digits; see `TipsTold`."""
+    def __init__(self, digits: Int[Tensor, "v d"], dim: int, hints: int, told: bool = False, agreeing: bool = False):
+        """`told`: whether a cloud adds to the scores of digits; see `TipsTold`. `agreeing`: whether a hint has another
+        score where all digits before are its own too: a vertex is said in three of them."""
         super().__init__()
         self.vocab_size, self.places = digits.shape
         bases = (digits.amax(dim=0) + 1).tolist()
@@ -68,8 +69,10 @@ class SpellingHead(nn.Module):
         for table in self.said.parameters():
             nn.init.normal_(table, std=0.4)
         self.to_hints = nn.ModuleList(nn.Linear(dim, hints) for _ in bases) if hints else None
-        for weight in () if self.to_hints is None else self.to_hints.parameters():
-            nn.init.zeros_(weight)
+        self.to_agreeing = nn.ModuleList(nn.Linear(dim, hints) for _ in bases[1:]) if hints and agreeing else None
+        for layers in (self.to_hints, self.to_agreeing):
+            for weight in () if layers is None else layers.parameters():
+                nn.init.zeros_(weight)
         self.heed = (
             nn.ModuleList(_constant(dim, 0.5) for _ in bases[:-1]) if told else None
         )  # how much, each coordinate
@@ -150,7 +153,7 @@ class SpellingHead(nn.Module):
         scores = wide(self.first(hidden))
         end = scores[..., -1] if told is None else scores[..., -1] + told.end.to(scores.dtype)
         ends = torch.where(may_end, end, -torch.inf)
-        codes = self._with_hints(0, scores[..., :-1], hidden, hints)
+        codes = self._with_hints(0, scores[..., :-1], hidden, hints, None)
         codes = self._with_added(0, codes, hidden, self._added(0, self.digits[:0], told))
         return torch.cat((codes, ends[..., None]), dim=-1).log_softmax(dim=-1)
 
@@ -169,16 +172,27 @@ class SpellingHead(nn.Module):
         """
         said = sum(self.said[before](digits[..., before]) for before in range(place))
         vectors = F.silu(self.mix[place - 1](hidden) + said)
-        scores = self._with_hints(place, wide(self.out[place - 1](vectors)), vectors, hints)
+        scores = self._with_hints(place, wide(self.out[place - 1](vectors)), vectors, hints, digits)
         scores = self._with_added(place, scores, vectors, added)
         return scores.masked_fill(self._of("after", place)[begun] < 0, -torch.inf)
 
-    def _with_hints(self, place: int, scores: Tensor, vectors: Tensor, hints: Tensor | None) -> Tensor:
+    def _with_hints(
+        self, place: int, scores: Tensor, vectors: Tensor, hints: Tensor | None, digits: Tensor | None
+    ) -> Tensor:
         if self.to_hints is None or hints is None:
             return scores
         told = hints[..., place, :]
-        added = torch.where(told >= 0, wide(self.to_hints[place](vectors)), 0.0)
+        added = self.hinted(place, vectors, hints, digits)
         return scores.scatter_add(-1, told.clamp(min=0).expand(added.shape), added.to(scores.dtype))
+
+    def hinted(self, place: int, vectors: Tensor, hints: Tensor, digits: Tensor | None) -> Float[Tensor, "*n c"]:
+        """What each hint adds to the digit that it names at `place`, behind `digits`."""
+        assert self.to_hints is not None
+        added = wide(self.to_hints[place](vectors))
+        if self.to_agreeing is not None and place and digits is not None:
+            agrees = (hints[..., :place, :] == digits[..., :place, None]).all(dim=-2)
+            added = added + torch.where(agrees, wide(self.to_agreeing[place - 1](vectors)), 0.0)
+        return torch.where(hints[..., place, :] >= 0, added, 0.0)
 
     def _added(self, place: int, digits: Tensor, told: TipsTold | None) -> Float[Tensor, "m c"] | None:
         """What a cloud adds to the scores of the digit at `place`, behind the others."""
@@ -224,8 +238,8 @@ class SpelledOut:
             vectors = F.silu(self.head.mix[index - 1](hidden)[:, None] + place.said, inplace=True)
             scores = wide(self.head.out[index - 1](vectors)) + place.closed
             told = None if hints is None else hints[:, index]
-            if told is not None and self.head.to_hints is not None and bool((told >= 0).any()):
-                added = torch.where(told[:, None] >= 0, wide(self.head.to_hints[index](vectors)), 0.0)
+            if hints is not None and told is not None and self.head.to_hints is not None and bool((told >= 0).any()):
+                added = self.head.hinted(index, vectors, hints[:, None], place.digits)
                 at = told.clamp(min=0)[:, None].expand(added.shape)
                 scores = scores.scatter_add(-1, at, added.to(scores.dtype))
             flat = F.pad(scores.log_softmax(dim=-1).flatten(1), (0, 1))
@@ -237,7 +251,8 @@ class SpelledOut:
 class _Place:
     """Of one digit behind the first: beginnings that leave a choice of it, and where each code finds its score."""
 
-    said: Float[Tensor, "n d"]  # what the digits of each beginning add
+    digits: Int[Tensor, "n p"]  # of each beginning, and more that mean nothing
+    said: Float[Tensor, "n d"]  # what these digits add
     closed: Float[Tensor, "n c"]  # -inf for digits that no code has there
     of_code: Int[Tensor, " v"]  # among n * c scores, and a zero behind them for codes that have no choice
 
@@ -250,7 +265,7 @@ class _Place:
         said = torch.stack([head.said[before](digits[:, before]) for before in range(place)]).sum(dim=0)
         closed = torch.zeros(after[begins].shape, device=said.device).masked_fill(after[begins] < 0, -torch.inf)
         scores = number[own] * after.shape[1] + head.digits[:, place]
-        return cls(said, closed, torch.where(is_open[own], scores, closed.numel()))
+        return cls(digits, said, closed, torch.where(is_open[own], scores, closed.numel()))
 
 
 @dataclass(frozen=True)

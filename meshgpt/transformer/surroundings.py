@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from meshgpt.nn.precision import dtype_of
 
 FREQUENCIES = (1, 2, 4, 8, 16, 32)  # half turns over the grid
+PLACE_FEATURES = 3 + 6 + 1  # of each place
 NEARBY = 12.0  # bins; differences are told on this scale and on that of the grid
 
 
@@ -21,7 +22,7 @@ class SurroundingsEmbedding(nn.Module):
     def __init__(self, num_places: int, bins: int, widths: tuple[int, ...]):
         super().__init__()
         self.bins, self.frequencies = bins, math.pi * torch.tensor(FREQUENCIES)
-        features = num_places * (3 + 6 + 1) + 9 * 2 * len(FREQUENCIES)
+        features = num_places * PLACE_FEATURES + 9 * 2 * len(FREQUENCIES)
         self.read = nn.Sequential(nn.Linear(features, 2 * max(widths)), nn.SiLU())
         self.to_coarse, self.to_fine = (nn.Linear(2 * max(widths), width) for width in widths)
 

@@ -17,14 +17,17 @@ from meshgpt.errors import CheckpointError
 from meshgpt.transformer.import_checkpoint import ImportReport
 from meshgpt.transformer.recurrence import Recurrence
 from meshgpt.transformer.stack import Stack
+from meshgpt.transformer.surroundings import PLACE_FEATURES
 from meshgpt.transformer.transformer import MeshTransformer
 
 CATEGORIES = "conditioner.category.weight"
 # what a new condition acts through: zero, these add nothing
 OUTLETS = (
     r"(coarse|fine) cross_attention \d+\.1\.to_out\.weight|to_start\..+|film\..+|conditioner\.remaining\.weight"
-    r"|cloud_reader\.(out\..+|bins\.weight)|head\.heed\..+|cloud_tips\.(to_end|score_side)\..+"
+    r"|cloud_reader\.(out\..+|bins\.weight)|head\.heed\..+|cloud_tips\.(to_end|score_side)\..+|head\.to_agreeing\..+"
 )
+TOLD = r"around\.read\.0\.weight"  # reads the places around a code, and then waves
+HINTS = r"head\.to_hints\.\d+\.(weight|bias)"  # near places, and then as many far ones
 
 
 @torch.no_grad()
@@ -32,8 +35,8 @@ OUTLETS = (
 def initialise_from(model: MeshTransformer, other: MeshTransformer) -> ImportReport:
     """Copies into `model` all weights of `other` that have the same role and shape; tells what became of each.
 
-    Cross-attention, start, FiLM, budget and points nearby that `other` lacks add nothing at first: where nothing is
-    asked that `other` does not take, and the stacks are otherwise alike, the likelihoods are the same. Not so in
+    Cross-attention, start, FiLM, budget, points nearby and places told that `other` lacks add nothing at first: where
+    nothing is asked that `other` does not take, and the stacks are otherwise alike, the likelihoods are the same. Not so in
     reversible stacks and those with several residual streams, where no layer leaves the others alone; a warning says
     so. Embeddings of categories go by name. Raises `CheckpointError` where no attention layer fits.
     """
@@ -50,8 +53,10 @@ def initialise_from(model: MeshTransformer, other: MeshTransformer) -> ImportRep
     for name, own in mapped.items():
         if own == CATEGORIES:
             _copy_categories(model, other)
-        else:
+        elif state[own].shape == tensors[name].shape:
             state[own].copy_(tensors[name])
+        else:
+            _copy_told(state[own], tensors[name], model, other)
     filled = set(mapped.values())
     fresh = {role: name for role, name in ours.items() if name not in filled}
     for role, name in fresh.items():
@@ -109,7 +114,7 @@ def _refusal(role: str, ours: dict[str, str], tensor: Tensor, state: dict[str, T
     if role == CATEGORIES:
         return None if set(model.config.categories) & set(other.config.categories) else "has other categories"
     shape = tuple(state[ours[role]].shape)
-    if tuple(tensor.shape) != shape:
+    if tuple(tensor.shape) != shape and not _tells_more(role, tensor, state[ours[role]], model, other):
         return f"is {tuple(tensor.shape)}, {ours[role]} is {shape}"
     encoders = [m.config.text_condition_model_types for m in (model, other)]
     if role.startswith("conditioner.text.") and encoders[0] != encoders[1]:
@@ -123,3 +128,25 @@ def _copy_categories(model: MeshTransformer, other: MeshTransformer) -> None:
     for number, name in enumerate(model.config.categories):
         if name in known:
             model.conditioner.category.weight[number] = other.conditioner.category.weight[known[name]]
+
+
+def _tells_more(role: str, theirs: Tensor, ours: Tensor, model: MeshTransformer, other: MeshTransformer) -> bool:
+    """Whether a tensor has another shape for no other reason than that this model is told of more places."""
+    if other.form.num_places > model.form.num_places:
+        return False
+    if re.fullmatch(TOLD, role):
+        return theirs.shape[0] == ours.shape[0]
+    return re.fullmatch(HINTS, role) is not None and theirs.shape[1:] == ours.shape[1:]
+
+
+def _copy_told(ours: Tensor, theirs: Tensor, model: MeshTransformer, other: MeshTransformer) -> None:
+    """Weights of the places, or of the hints, that both models are told of; zero for those that are new."""
+    ours.zero_()
+    if len(ours) == len(theirs):  # what reads places: columns
+        each = PLACE_FEATURES * other.form.num_places
+        ours[:, :each] = theirs[:, :each]
+        ours[:, PLACE_FEATURES * model.form.num_places :] = theirs[:, each:]
+        return
+    near, count = len(ours) // 2, len(theirs) // 2
+    ours[:count] = theirs[:count]
+    ours[near : near + count] = theirs[count:]

@@ -1,0 +1,107 @@
+"""Where symmetry, or a vertex nearby, would have the next vertex: `tell_likely` of `_patch_walk`, in tensors."""
+
+from typing import Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Int
+from torch import Tensor
+
+from meshgpt.tokenizers._patch_walk import FACES_COMPARED, FAR_OFF, LOOK_BACK, NEAREST_TOLD, Layout
+
+
+@runtime_checkable
+class Sentences(Protocol):
+    """What is asked of a `PatchState`."""
+
+    places: Tensor
+    faces: Tensor
+    num_vertices: Tensor
+    gate: Tensor
+    guess: Tensor
+
+    @property
+    def open_ends(self) -> Tensor: ...
+
+
+def likely_places(state: Sentences, layout: Layout) -> Int[Tensor, "b p 3"]:
+    """Images in x, in z and by half a turn, and the nearest vertices; -1 for none. See `tell_likely`."""
+    packed = state.places[:, :-1]
+    vertices = _unpacked(packed, layout.bins)
+    number = torch.arange(packed.shape[1], device=packed.device)
+    seen = (number < state.num_vertices[:, None]) & (number >= state.num_vertices[:, None] - LOOK_BACK)
+    on_gate = _tips(state.faces[:, :-1], state.gate)
+    told = [_image(state, layout, turn, vertices, seen, on_gate) for turn in range(3)]
+    taken = torch.cat((state.gate, on_gate, state.open_ends), dim=1)
+    free = seen & ~_among(taken, packed.shape[1])
+    distance = _distance(vertices, state.guess, free)
+    order = distance.topk(min(NEAREST_TOLD, distance.shape[1]), dim=1, largest=False, sorted=True)
+    near = vertices.gather(1, order.indices[..., None].expand(-1, -1, 3))
+    near = torch.where((order.values < FAR_OFF * packed.shape[1])[..., None], near, -1)
+    short = NEAREST_TOLD - near.shape[1]
+    return torch.cat((torch.stack(told, dim=1), F.pad(near, (0, 0, 0, short), value=-1)), dim=1)
+
+
+def _image(
+    state: Sentences, layout: Layout, turn: int, vertices: Tensor, seen: Tensor, on_gate: Tensor
+) -> Int[Tensor, "b 3"]:
+    """The image of the tip on the image of the gate, or of the vertex whose image is nearest to the guess."""
+    ends = torch.stack(
+        [_vertex_at(vertices, _reflected(layout, turn, _at(vertices, v)), v >= 0) for v in state.gate.T], 1
+    )
+    others = _tips(state.faces[:, :-1], ends)
+    images = torch.stack([_reflected(layout, turn, _at(vertices, v)) for v in others.unbind(dim=1)], dim=1)
+    same = torch.stack([_vertex_at(vertices, images[:, k], others[:, k] >= 0) for k in range(others.shape[1])], dim=1)
+    there = ((same[:, :, None] == on_gate[:, None]) & (on_gate[:, None] >= 0)).any(dim=-1)
+    fits = (others >= 0) & ~there
+    tip = others.gather(1, fits.int().argmax(dim=1, keepdim=True))[:, 0]
+    distance = _distance(vertices, _reflected(layout, turn, state.guess), seen & ~_among(ends, vertices.shape[1]))
+    nearest, vertex = distance.min(dim=1)
+    vertex = torch.where(nearest < FAR_OFF * vertices.shape[1], vertex, -1)
+    vertex = torch.where(fits.any(dim=1), tip, vertex)
+    return torch.where((vertex >= 0)[:, None], _reflected(layout, turn, _at(vertices, vertex)), -1)
+
+
+def _tips(faces: Int[Tensor, "b f 3"], edge: Int[Tensor, "b 2"]) -> Int[Tensor, "b n"]:
+    """The third vertices of the newest faces on an edge, wound either way; -1 for none."""
+    on = [(faces == edge[:, k, None, None]) & (edge[:, k, None, None] >= 0) for k in range(2)]
+    both = on[0].any(dim=-1) & on[1].any(dim=-1)
+    third = torch.where(on[0] | on[1], 0, faces).sum(dim=-1)
+    number = torch.where(both, torch.arange(faces.shape[1], device=faces.device), -1)
+    newest = number.topk(min(FACES_COMPARED, number.shape[1]), dim=1).values
+    return torch.where(newest >= 0, third.gather(1, newest.clamp(min=0)), -1)
+
+
+def _reflected(layout: Layout, turn: int, places: Int[Tensor, "b 3"]) -> Int[Tensor, "b 3"]:
+    """x turned round (0), z (1), or both (2)."""
+    y, z, x = places.unbind(dim=-1)
+    last = layout.bins - 1
+    return torch.stack((y, z if turn == 0 else last - z, x if turn == 1 else last - x), dim=-1)
+
+
+def _at(vertices: Int[Tensor, "b v 3"], vertex: Int[Tensor, " b"]) -> Int[Tensor, "b 3"]:
+    """The place of a vertex of each row; of no meaning for -1."""
+    return vertices.gather(1, vertex.clamp(min=0)[:, None, None].expand(-1, 1, 3))[:, 0]
+
+
+def _vertex_at(vertices: Int[Tensor, "b v 3"], place: Int[Tensor, "b 3"], there: Tensor) -> Int[Tensor, " b"]:
+    """The vertex at a place of each row where there is one and that is asked; -1 for none."""
+    same = (vertices == place[:, None]).all(dim=-1) & there[:, None]
+    return torch.where(same.any(dim=1), same.int().argmax(dim=1), -1)
+
+
+def _distance(vertices: Tensor, place: Int[Tensor, "b 3"], among: Tensor) -> Int[Tensor, "b v"]:
+    """Numbers in the order of distance to a place, and of vertices as far off; large for those that do not count."""
+    count = vertices.shape[1]
+    distance = torch.where(among, (vertices - place[:, None]).abs().sum(dim=-1), FAR_OFF)
+    return distance * count + torch.arange(count, device=vertices.device)
+
+
+def _among(chosen: Int[Tensor, "b n"], size: int) -> Tensor:
+    """(b size), True for what is chosen."""
+    marks = torch.zeros(len(chosen), size + 1, dtype=torch.bool, device=chosen.device)
+    return marks.scatter(1, torch.where(chosen >= 0, chosen, size), True)[:, :size]
+
+
+def _unpacked(number: Tensor, bins: int) -> Tensor:
+    return torch.stack((number // bins**2, number // bins % bins, number % bins), dim=-1)
