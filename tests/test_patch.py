@@ -206,6 +206,41 @@ def test_hints_of_the_loop_are_those_of_tensors(bins, tiny_meshes):
     assert torch.equal(tokenizer.hints(places), tokenizer._hints(places))
 
 
+def test_the_tip_on_the_image_of_the_gate_is_told(tiny_meshes):
+    tokenizer, compared = PatchTokenizer(), 0
+    for mesh in sorted(tiny_meshes, key=lambda mesh: mesh.num_faces)[:30]:
+        ids = tokenizer.encode(mesh).numpy()
+        places, _ = tokenizer.surroundings(ids)
+        for n in range(len(ids)):
+            vertices, faces = tokenizer.decode_grid(ids[:n])
+            corners = [{tuple(place) for place in vertices[face][:, [1, 2, 0]]} for face in faces]  # as y, z, x
+            gate = {tuple(place) for place in places[n, :2]}
+            image = {(y, z, 127 - x) for y, z, x in gate}
+            tips = {(y, z, 127 - x) for face in corners if image < face for y, z, x in face - image}
+            tips -= {tip for face in corners if gate < face for tip in face - gate}
+            if len(gate) == 2 and places[n, :2].min() >= 0 and len(tips) == 1:
+                assert tuple(places[n, walk.PLACES_TOLD]) in tips
+                compared += 1
+    assert compared > 50
+
+
+def test_vertices_near_the_guess_are_told_but_those_that_have_a_name():
+    tokenizer = PatchTokenizer()
+    ids = np.array([*far(10, 0, 0), *far(0, 0, 2), *far(0, 2, 0), *far(10, 1, 1), *far(0, 0, 2), *far(0, 2, 0)])
+    places, _ = tokenizer.surroundings(ids[:10])
+    told = places[-1, walk.PLACES_TOLD + 3 :]  # behind both ends of the second gate, at (20, 65, 65) and (20, 65, 67)
+    assert told.tolist() == [[10, 64, 66], [10, 66, 66], [10, 64, 64]]  # nearest to the guess, (20, 65, 67)
+
+
+def test_what_is_likely_can_be_left_out_and_changes_no_token(tiny_meshes):
+    plain, telling = PatchTokenizer(tell_likely=False), PatchTokenizer()
+    ids = telling.encode(tiny_meshes[0])
+    assert torch.equal(plain.encode(tiny_meshes[0]), ids)
+    less, more = (tokenizer.surroundings_of(ids[None]).places for tokenizer in (plain, telling))
+    assert less.shape[2] == walk.PLACES_TOLD and torch.equal(more[:, :, : walk.PLACES_TOLD], less)
+    assert plain.num_hints < telling.num_hints and (more[:, -1, walk.PLACES_TOLD :] >= 0).any()
+
+
 def test_without_numba_the_ids_are_the_same(tiny_meshes, monkeypatch):
     monkeypatch.setattr(_compiled, "compiled", lambda function: function)
     location = importlib.util.spec_from_file_location("plain_walk", walk.__file__)

@@ -73,7 +73,7 @@ def test_cached_writing_is_uncached_writing(kind, tiny_meshes):
 def test_a_head_that_is_spelled_out_says_the_same(hinted, tiny_meshes):
     model = transformer("patches")
     generator = torch.Generator().manual_seed(0)
-    for weight in model.head.to_hints.parameters():
+    for weight in (*model.head.to_hints.parameters(), *model.head.to_agreeing.parameters()):
         torch.nn.init.normal_(weight, generator=generator)
     hidden = torch.randn(5, 24, dtype=torch.float64, generator=generator)
     around = model.tokenizer.surroundings_of(rows_of(model, tiny_meshes, 1)[:, :40]).select((0, slice(20, 25)))
@@ -81,6 +81,24 @@ def test_a_head_that_is_spelled_out_says_the_same(hinted, tiny_meshes):
     may_end = torch.tensor([True, False, True, True, False])
     one, two = model.head.logits(hidden, may_end, hints), SpelledOut(model.head).logits(hidden, may_end, hints)
     torch.testing.assert_close(one, two)
+
+
+def test_hints_that_agree_with_the_digits_before_count_alike_in_both_questions(tiny_meshes):
+    model = transformer("patches")
+    head, generator = model.head, torch.Generator().manual_seed(0)
+    for weight in (*head.to_hints.parameters(), *head.to_agreeing.parameters()):
+        torch.nn.init.normal_(weight, generator=generator)
+    codes = rows_of(model, tiny_meshes, 1)[0, :40]
+    hints = model.tokenizer.hints(model.tokenizer.surroundings_of(codes[None]).places)[0, :-1]
+    hidden, may_end = torch.randn(40, 24, dtype=torch.float64, generator=generator), torch.ones(40, dtype=torch.bool)
+    log_probs = head.logits(hidden, may_end, hints)
+    torch.testing.assert_close(-head.nats(hidden, codes, may_end, hints), log_probs[torch.arange(40), codes])
+    head.to_agreeing = None
+    assert not torch.allclose(head.logits(hidden, may_end, hints), log_probs)
+    drawn = [
+        head.sample(hidden[:1], torch.rand(1, 2, dtype=torch.float64, generator=generator), may_end[:1], hints[:1])
+    ]
+    assert 0 <= int(drawn[0]) <= head.vocab_size
 
 
 def test_guidance_reads_what_surrounds_both_rows(tiny_meshes):

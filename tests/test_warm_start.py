@@ -11,7 +11,9 @@ from toy_tokenizers import RawTokenizer
 from training_toys import equal_weights, weights_of
 
 from meshgpt.errors import CheckpointError
+from meshgpt.tokenizers.patch import PatchTokenizer
 from meshgpt.transformer.config import LayerSpec
+from meshgpt.transformer.transformer import MeshTransformer
 from meshgpt.transformer.warm_start import initialise_from
 
 FULL = {**ALL, "fine_cross_attend_text": True, "text_cond_with_film": True, "num_sos_tokens": 2}
@@ -55,6 +57,20 @@ def test_that_holds_for_every_kind_of_stack(name):
     codes = make_codes(other, [24, 12, 6])
     initialise_from(model, other)
     same(bits(model, codes, **asked()), bits(other, codes))
+
+
+def test_a_model_that_is_told_of_more_places_begins_where_one_that_is_not_stands(tiny_meshes):
+    sizes = {"dim": (32, 24), "attn_depth": 1, "attn_heads": 2, "attn_dim_head": 16, "fine_attn_depth": 1}
+    other = MeshTransformer(PatchTokenizer(tell_likely=False), **sizes, max_seq_len=400)
+    model = MeshTransformer(PatchTokenizer(), **sizes, max_seq_len=400)
+    for weight in other.head.to_hints.parameters():
+        torch.nn.init.normal_(weight)
+    report = initialise_from(model, other)
+    assert not report.left and all(name.startswith("head.to_agreeing") for name in report.fresh)
+    codes = model.tokenizer.encode(min(tiny_meshes, key=lambda mesh: mesh.num_faces))[None]
+    same(bits(model, codes), bits(other, codes))
+    report = initialise_from(other, model)  # the other way less is told: those weights cannot be taken over
+    assert {"around.read.0.weight", "head.to_hints.0.weight"} <= set(report.left)
 
 
 def test_layers_are_matched_by_their_kind_in_order():

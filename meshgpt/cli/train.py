@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from meshgpt.data.augment import Augmentation
     from meshgpt.data.dataset import MeshDataset
+    from meshgpt.tokenizers.tokenizer import MeshTokenizer
+    from meshgpt.transformer.transformer import MeshTransformer
 
 BALANCE = ("none", "category", "source", "faces")
 CONDITIONS = {

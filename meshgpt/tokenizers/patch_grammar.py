@@ -15,7 +15,7 @@ from torch import Tensor
 
 from meshgpt.mesh.grammar import Surroundings
 from meshgpt.tokenizers._patch_walk import ENDS_TOLD, OPEN_ENDS, PLACES_TOLD, STATES, Layout
-from meshgpt.tokenizers.patch_likely import likely_places
+from meshgpt.tokenizers.patch_likely import Said, likely_places
 from meshgpt.tokenizers.patch_rows import CHILDREN, PatchRows
 from meshgpt.tokenizers.sequence import GrammarState, begun
 
@@ -118,7 +118,9 @@ class PatchGrammar:
         corner = torch.where((state.block >= 0)[:, None], corner, -1)
         told = (places[:, :2], state.guess[:, None], places[:, 2:], corner[:, None])
         if self.num_places > PLACES_TOLD:
-            told = (*told, likely_places(state, self.layout))
+            vertices = self._unpacked(state.places[:, :-1])
+            beside = state.faces[:, :-1], state.gate, state.guess, state.open_ends
+            told = (*told, likely_places(Said(vertices, state.num_vertices, *beside), self.layout))
         return Surroundings(torch.cat(told, dim=1), state.num_faces, self._last_face(state))
 
     def _last_face(self, state: PatchState) -> Int[Tensor, "b 3 3"]:

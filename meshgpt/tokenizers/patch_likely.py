@@ -1,6 +1,6 @@
 """Where symmetry, or a vertex nearby, would have the next vertex: `tell_likely` of `_patch_walk`, in tensors."""
 
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -10,52 +10,48 @@ from torch import Tensor
 from meshgpt.tokenizers._patch_walk import FACES_COMPARED, FAR_OFF, LOOK_BACK, NEAREST_TOLD, Layout
 
 
-@runtime_checkable
-class Sentences(Protocol):
-    """What is asked of a `PatchState`."""
+@dataclass(frozen=True)
+class Said:
+    """Of sentences so far: vertices by their numbers, faces by those of their corners; -1 for none."""
 
-    places: Tensor
-    faces: Tensor
-    num_vertices: Tensor
-    gate: Tensor
-    guess: Tensor
-
-    @property
-    def open_ends(self) -> Tensor: ...
+    vertices: Int[Tensor, "b v 3"]  # y, z and x
+    num_vertices: Int[Tensor, " b"]
+    faces: Int[Tensor, "b f 3"]
+    gate: Int[Tensor, "b 2"]
+    guess: Int[Tensor, "b 3"]
+    open_ends: Int[Tensor, "b n"]
 
 
-def likely_places(state: Sentences, layout: Layout) -> Int[Tensor, "b p 3"]:
+def likely_places(said: Said, layout: Layout) -> Int[Tensor, "b p 3"]:
     """Images in x, in z and by half a turn, and the nearest vertices; -1 for none. See `tell_likely`."""
-    packed = state.places[:, :-1]
-    vertices = _unpacked(packed, layout.bins)
-    number = torch.arange(packed.shape[1], device=packed.device)
-    seen = (number < state.num_vertices[:, None]) & (number >= state.num_vertices[:, None] - LOOK_BACK)
-    on_gate = _tips(state.faces[:, :-1], state.gate)
-    told = [_image(state, layout, turn, vertices, seen, on_gate) for turn in range(3)]
-    taken = torch.cat((state.gate, on_gate, state.open_ends), dim=1)
-    free = seen & ~_among(taken, packed.shape[1])
-    distance = _distance(vertices, state.guess, free)
+    vertices, count = said.vertices, said.vertices.shape[1]
+    number = torch.arange(count, device=vertices.device)
+    seen = (number < said.num_vertices[:, None]) & (number >= said.num_vertices[:, None] - LOOK_BACK)
+    on_gate = _tips(said.faces, said.gate)
+    told = [_image(said, layout, turn, seen, on_gate) for turn in range(3)]
+    taken = torch.cat((said.gate, on_gate, said.open_ends), dim=1)
+    free = seen & ~_among(taken, count)
+    distance = _distance(vertices, said.guess, free)
     order = distance.topk(min(NEAREST_TOLD, distance.shape[1]), dim=1, largest=False, sorted=True)
     near = vertices.gather(1, order.indices[..., None].expand(-1, -1, 3))
-    near = torch.where((order.values < FAR_OFF * packed.shape[1])[..., None], near, -1)
+    near = torch.where((order.values < FAR_OFF * count)[..., None], near, -1)
     short = NEAREST_TOLD - near.shape[1]
     return torch.cat((torch.stack(told, dim=1), F.pad(near, (0, 0, 0, short), value=-1)), dim=1)
 
 
-def _image(
-    state: Sentences, layout: Layout, turn: int, vertices: Tensor, seen: Tensor, on_gate: Tensor
-) -> Int[Tensor, "b 3"]:
+def _image(said: Said, layout: Layout, turn: int, seen: Tensor, on_gate: Tensor) -> Int[Tensor, "b 3"]:
     """The image of the tip on the image of the gate, or of the vertex whose image is nearest to the guess."""
+    vertices = said.vertices
     ends = torch.stack(
-        [_vertex_at(vertices, _reflected(layout, turn, _at(vertices, v)), v >= 0) for v in state.gate.T], 1
+        [_vertex_at(vertices, _reflected(layout, turn, _at(vertices, v)), v >= 0) for v in said.gate.unbind(dim=1)], 1
     )
-    others = _tips(state.faces[:, :-1], ends)
+    others = _tips(said.faces, ends)
     images = torch.stack([_reflected(layout, turn, _at(vertices, v)) for v in others.unbind(dim=1)], dim=1)
     same = torch.stack([_vertex_at(vertices, images[:, k], others[:, k] >= 0) for k in range(others.shape[1])], dim=1)
     there = ((same[:, :, None] == on_gate[:, None]) & (on_gate[:, None] >= 0)).any(dim=-1)
     fits = (others >= 0) & ~there
     tip = others.gather(1, fits.int().argmax(dim=1, keepdim=True))[:, 0]
-    distance = _distance(vertices, _reflected(layout, turn, state.guess), seen & ~_among(ends, vertices.shape[1]))
+    distance = _distance(vertices, _reflected(layout, turn, said.guess), seen & ~_among(ends, vertices.shape[1]))
     nearest, vertex = distance.min(dim=1)
     vertex = torch.where(nearest < FAR_OFF * vertices.shape[1], vertex, -1)
     vertex = torch.where(fits.any(dim=1), tip, vertex)
@@ -101,7 +97,3 @@ def _among(chosen: Int[Tensor, "b n"], size: int) -> Tensor:
     """(b size), True for what is chosen."""
     marks = torch.zeros(len(chosen), size + 1, dtype=torch.bool, device=chosen.device)
     return marks.scatter(1, torch.where(chosen >= 0, chosen, size), True)[:, :size]
-
-
-def _unpacked(number: Tensor, bins: int) -> Tensor:
-    return torch.stack((number // bins**2, number // bins % bins, number % bins), dim=-1)

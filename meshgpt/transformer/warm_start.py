@@ -36,9 +36,9 @@ def initialise_from(model: MeshTransformer, other: MeshTransformer) -> ImportRep
     """Copies into `model` all weights of `other` that have the same role and shape; tells what became of each.
 
     Cross-attention, start, FiLM, budget, points nearby and places told that `other` lacks add nothing at first: where
-    nothing is asked that `other` does not take, and the stacks are otherwise alike, the likelihoods are the same. Not so in
-    reversible stacks and those with several residual streams, where no layer leaves the others alone; a warning says
-    so. Embeddings of categories go by name. Raises `CheckpointError` where no attention layer fits.
+    nothing is asked that `other` does not take, and the stacks are otherwise alike, the likelihoods are the same. Not
+    so in reversible stacks and those with several residual streams, where no layer leaves the others alone; a warning
+    says so. Embeddings of categories go by name. Raises `CheckpointError` where no attention layer fits.
     """
     ours, theirs = _roles(model), _roles(other)
     state, tensors = model.state_dict(), other.state_dict()
