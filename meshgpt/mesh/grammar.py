@@ -151,17 +151,31 @@ class OrderGrammar:
         return torch.stack(banned, dim=-1)
 
 
+BLOCK_TOLD = 7  # where `Surroundings.places` have the block, behind the gate, the guess and four open ends
+
+
 @dataclass(frozen=True)
 class Surroundings:
     """Where a sentence stands before each of some tokens, which is hard to see from the tokens before it.
 
     places: bins (y, z, x) of vertices that the token is said upon, or near; -1 where there is none. faces: whole ones
-    so far. last: the corners of the last of them, where that is told.
+    so far. last: the corners of the last of them, where that is told. Of tokenizers that say tips, places begin with
+    both ends of the gate, the guess, the newest open ends, and the corner of a block that waits for its offset.
     """
 
     places: Int[Tensor, "*n m 3"]
     faces: Int[Tensor, "*n"]
     last: Int[Tensor, "*n 3 3"] | None = None
+
+    @property
+    def open_ends(self) -> Int[Tensor, "*n e 3"]:
+        """Of tokenizers that say tips."""
+        return self.places[..., 3:BLOCK_TOLD, :]
+
+    @property
+    def block(self) -> Int[Tensor, "*n 1 3"]:
+        """The corner of a block that waits for its offset, of tokenizers that say tips."""
+        return self.places[..., BLOCK_TOLD : BLOCK_TOLD + 1, :]
 
     def select(self, index: Any) -> "Surroundings":
         """Some of the sentences, or some places in them."""

@@ -7,13 +7,13 @@ from typing import NamedTuple, no_type_check
 
 import numpy as np
 
+from meshgpt.mesh.grammar import BLOCK_TOLD
 from meshgpt.tokenizers._compiled import compiled
 
 STATES = 4  # of a face: 1 where another follows at its right side, plus 2 where one follows at its left side
 OPEN_ENDS = 8  # that can be named in one token
-ENDS_TOLD = 4  # of them, whose places are told of what surrounds a token
-CORNER = 3 + ENDS_TOLD  # the place of a block that waits, among those told
-PLACES_TOLD = 4 + ENDS_TOLD
+ENDS_TOLD = BLOCK_TOLD - 3  # of them, whose places are told of what surrounds a token
+PLACES_TOLD = BLOCK_TOLD + 1
 NEAREST_TOLD = 3  # vertices beside the guess
 PLACES_LIKE = 3 + NEAREST_TOLD  # told behind these, where a tokenizer tells what is likely by symmetry or nearness
 LOOK_BACK = 4096  # vertices that are searched for what lies near
@@ -413,7 +413,7 @@ def tell(layout, reading, places):
     if block >= 0:
         middle = layout.blocks // 2 * layout.width + layout.width // 2
         for axis in range(2, -1, -1):
-            places[3 + ENDS_TOLD, axis] = (guess[axis] + block % layout.blocks * layout.width - middle) % layout.bins
+            places[BLOCK_TOLD, axis] = (guess[axis] + block % layout.blocks * layout.width - middle) % layout.bins
             block //= layout.blocks
     if a >= 0:
         places[0] = vertices[a]
@@ -612,9 +612,9 @@ def hint(layout, starts, places, hints):
         told = places[n]
         begun = told[0].min() >= 0 and told[1].min() >= 0
         for axis in range(3):
-            guess, corner = told[2, axis], told[CORNER, axis]
+            guess, corner = told[2, axis], told[BLOCK_TOLD, axis]
             for k in range(known):
-                place = told[k if k < CORNER else k + 1, axis]
+                place = told[k if k < BLOCK_TOLD else k + 1, axis]
                 if k == 2:
                     place = told[0, axis] + told[1, axis] - guess if begun else -1
                 if place < 0 or place >= layout.bins:

@@ -27,6 +27,7 @@ from torch.nn.utils.rnn import pad_sequence
 from meshgpt.config import Config, resolve_config
 from meshgpt.errors import CodesError, MeshError, TokenError
 from meshgpt.mesh.canonical import GridMesh
+from meshgpt.mesh.grammar import BLOCK_TOLD
 from meshgpt.mesh.mesh import drop_unused_vertices
 from meshgpt.nn.embedding import AXES
 from meshgpt.tokenizers import _patch_walk as walk
@@ -158,7 +159,7 @@ class PatchTokenizer(SequenceTokenizer):
         guess = places[..., 2:3, :]
         there = (places[..., :2, :] >= 0).all(dim=-1).all(dim=-1)[..., None, None]
         across = torch.where(there, places[..., :1, :] + places[..., 1:2, :] - guess, -1)
-        told = places[..., 3 : walk.CORNER, :], places[..., walk.CORNER + 1 :, :]
+        told = places[..., 3:BLOCK_TOLD, :], places[..., BLOCK_TOLD + 1 :, :]
         known = torch.cat((places[..., :2, :], across, *told), dim=-2)
         return F.pad(torch.cat(self.spelt(known, places), dim=-2).transpose(-1, -2), (0, 0, 0, 1), value=-1)
 
@@ -169,7 +170,7 @@ class PatchTokenizer(SequenceTokenizer):
 
         Otherwise is as blocks, or as offsets where a block waits; -1 where a coordinate cannot be said so.
         """
-        layout, guess, corner = self.layout, places[..., 2:3, :], places[..., walk.CORNER : walk.CORNER + 1, :]
+        layout, guess, corner = self.layout, places[..., 2:3, :], places[..., BLOCK_TOLD : BLOCK_TOLD + 1, :]
         near, waits = vertices - guess + layout.reach, corner >= 0
         far = (vertices - guess + layout.blocks // 2 * layout.width + layout.width // 2) % layout.bins // layout.width
         within = (vertices - corner) % layout.bins

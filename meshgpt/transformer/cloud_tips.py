@@ -20,7 +20,6 @@ from meshgpt.mesh.canonical import dequantize
 from meshgpt.mesh.grammar import Surroundings
 from meshgpt.nn.geometry import point_triangle_distances
 from meshgpt.nn.precision import dtype_of
-from meshgpt.tokenizers._patch_walk import CORNER
 from meshgpt.transformer.cloud_sketch import TRAITS, Sketch
 from meshgpt.transformer.forms import TokenReader
 
@@ -222,10 +221,10 @@ class CloudTips(nn.Module):
 
         def in_block(places: Tensor) -> Bool[Tensor, "m k"]:
             far = tokenizer.spelt(self._bins(places), around.places)[1]
-            return (far >= 0).all(dim=-1) & (around.places[:, CORNER : CORNER + 1] >= 0).all(dim=-1)
+            return (far >= 0).all(dim=-1) & (around.block >= 0).all(dim=-1)
 
         vertices, which, there = _considered(gate, rows, around.faces, trace, in_block)
-        ends = around.places[:, 3:CORNER]
+        ends = around.open_ends
         there = torch.cat((there, (ends >= 0).all(dim=-1)), dim=1)
         at_end = dequantize(ends.clamp(min=0), self.bins).float()
         same = torch.cdist(vertices, at_end, p=torch.inf).masked_fill(~there[:, None, CONSIDERED:], torch.inf)
@@ -259,7 +258,7 @@ class CloudTips(nn.Module):
         near, far = (torch.stack(ways, dim=-1) for ways in zip(*spelt, strict=True))
         may_be_near = (near >= 0).any(dim=-1).all(dim=-1)
         surely_near = (near >= 0).all(dim=-1).all(dim=-1)
-        waits = (around.places[:, CORNER : CORNER + 1] >= 0).all(dim=-1)
+        waits = (around.block >= 0).all(dim=-1)
         may_be_far = (far >= 0).any(dim=-1).all(dim=-1) & (waits | ~surely_near)
         ends = torch.arange(there.shape[1] - CONSIDERED, device=there.device)
         at_end = torch.zeros((len(there), len(ends), 3, 3), dtype=torch.long, device=there.device)
