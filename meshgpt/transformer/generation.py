@@ -1,6 +1,7 @@
 """The decode loop: a coarse step a face, fine steps within it, rows that leave when they are finished."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import torch
@@ -13,6 +14,7 @@ from meshgpt.errors import GenerationInterrupted
 from meshgpt.mesh.grammar import OrderGrammar, SequenceGrammar, Surroundings
 from meshgpt.transformer.conditioning import Context
 from meshgpt.transformer.guidance import Guidance
+from meshgpt.transformer.habits import FaceGuessingReader
 from meshgpt.transformer.infill import Infill
 from meshgpt.transformer.model import FaceWriter
 from meshgpt.transformer.readers import CachedReader, GuidedReader, Reader, UncachedReader
@@ -51,7 +53,7 @@ class Request:
     grammar: OrderGrammar | SequenceGrammar | None = None
     on_face: Callable[[int, int, Tensor], None] | None = None
     on_step: Callable[[int, int], None] | None = None  # (faces of the longest row, rows being written), once a face
-    speculate: int = 0  # codes to guess ahead of each coarse pass, for a single row; see `speculation.py`
+    speculate: int = 0  # codes to guess ahead of each coarse pass, for a single row; see `speculation.py`, `habits.py`
     infill: Infill | None = None  # faces to keep among those written; with no prompt, and with the order's grammar
 
 
@@ -70,7 +72,10 @@ def _reader(model: FaceWriter, faces: Int[Tensor, "b nf t"], sentences: Sentence
     rows = faces if guidance is None else faces.repeat(2, 1, 1)
     if not request.cache_kv:
         inner = UncachedReader(model, rows, request.context)
-    elif request.speculate and len(faces) == 1 and sentences is not None:
+    elif request.speculate and len(faces) == 1 and sentences is None:
+        inner = FaceGuessingReader(model, rows, request.context, math.ceil(request.speculate / model.tokens_per_face))
+    elif request.speculate and len(faces) == 1:
+        assert sentences is not None
         temperature = request.chooser.sampling.temperature
         inner = GuessingReader(model, rows, request.context, sentences, request.speculate, temperature)
     else:

@@ -129,17 +129,23 @@ class CachedReader:
     def finish_face(self, faces: Int[Tensor, "b 1 t"], after: Surroundings | None = None) -> None:
         self.last = torch.cat((self.last, faces), dim=1)[:, 1:]
         embedded = self.model.embed(faces, self.counts)
+        plans = self._plans(faces, embedded, after)
         self.before = [*self.before, embedded[:, 0]][1:]
-        behind = None if after is None else after.select((slice(None), None))
-        told = self._told(after)
-        told = told if told is None else told[:, None]
-        inputs = self.model.coarse_inputs(faces, embedded, self.context, behind, told)
-        plans = self.model.coarse_step(inputs, self.coarse, self.context)
         self.plan = plans[:, 0]
         if self.model.pointer is not None and self.vertices is not None:
             said = self.model.pointer.remember(faces, embedded, plans, self.counts)
             self.vertices = self.vertices.append(said, self.model.config.window)
         self.counts = self.counts + 1
+
+    def _plans(
+        self, faces: Int[Tensor, "b 1 t"], embedded: Float[Tensor, "b 1 t d"], after: Surroundings | None
+    ) -> Float[Tensor, "b 1 d"]:
+        """The coarse stack's word on what comes behind a face."""
+        behind = None if after is None else after.select((slice(None), None))
+        told = self._told(after)
+        told = told if told is None else told[:, None]
+        inputs = self.model.coarse_inputs(faces, embedded, self.context, behind, told)
+        return self.model.coarse_step(inputs, self.coarse, self.context)
 
     def select(self, rows: Int[Tensor, " r"]) -> None:
         self.coarse, self.fine = self.coarse.select(rows), self.fine.select(rows)

@@ -183,6 +183,9 @@ def seen(guesses: list[Guess]) -> Tensor:
 def why_not(model: FaceWriter) -> str:
     """Why a model cannot read ahead; empty where it can."""
     config = model.config
+    if model.form.whole_faces:
+        told = config.fine_cross_attend_text or config.fine_pre_gateloop_depth or config.local_points
+        return "its fine stack reads what is asked, or all codes, or it is told of a cloud" if told else ""
     if model.draft is None:
         return "it has no extra head that guesses: train one with draft_dim = 128"
     if not model.draft.is_ready:
