@@ -17,7 +17,7 @@ from meshgpt.transformer.guidance import Guidance
 from meshgpt.transformer.habits import FaceGuessingReader
 from meshgpt.transformer.infill import Infill
 from meshgpt.transformer.model import FaceWriter
-from meshgpt.transformer.readers import CachedReader, GuidedReader, Reader, UncachedReader
+from meshgpt.transformer.readers import CachedReader, FixedReader, GuidedReader, Reader, UncachedReader
 from meshgpt.transformer.sampling import Chooser, Legal, Streams
 from meshgpt.transformer.sentences import Sentences
 from meshgpt.transformer.speculation import GuessingReader
@@ -54,6 +54,7 @@ class Request:
     on_face: Callable[[int, int, Tensor], None] | None = None
     on_step: Callable[[int, int], None] | None = None  # (faces of the longest row, rows being written), once a face
     speculate: int = 0  # codes to guess ahead of each coarse pass, for a single row; see `speculation.py`, `habits.py`
+    graphs: bool = False  # whether the stacks read in shapes that stay, see `fixed.py`
     infill: Infill | None = None  # faces to keep among those written; with no prompt, and with the order's grammar
 
 
@@ -79,7 +80,7 @@ def _reader(model: FaceWriter, faces: Int[Tensor, "b nf t"], sentences: Sentence
         temperature = request.chooser.sampling.temperature
         inner = GuessingReader(model, rows, request.context, sentences, request.speculate, temperature)
     else:
-        inner = CachedReader(model, rows, request.context)
+        inner = (FixedReader if request.graphs else CachedReader)(model, rows, request.context)
     return inner if guidance is None else GuidedReader(inner, guidance)
 
 

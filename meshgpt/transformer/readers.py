@@ -13,6 +13,7 @@ from meshgpt.mesh.grammar import Surroundings
 from meshgpt.transformer.cache import empty_cache
 from meshgpt.transformer.conditioning import Context
 from meshgpt.transformer.copying import CopyingHead
+from meshgpt.transformer.fixed import FixedCache, fixed_cache, fixed_copy
 from meshgpt.transformer.forms import behind_steps
 from meshgpt.transformer.guidance import Guidance, GuidedHead, Head
 from meshgpt.transformer.heads import CodeHead
@@ -156,6 +157,36 @@ class CachedReader:
         self.before = [face[rows] for face in self.before]
         self.memory = [state[rows] for state in self.memory]
         self.vertices = None if self.vertices is None else self.vertices.select(rows)
+
+
+class FixedReader(CachedReader):
+    """A `CachedReader` whose stacks read in shapes that stay, recorded as CUDA graphs where there is a GPU."""
+
+    def __init__(self, model: FaceWriter, faces: Int[Tensor, "b nf t"], context: Context | None = None):
+        super().__init__(model, faces, context)
+        self.coarse = fixed_copy(model.coarse.spec, self.coarse, self.plan, context, self._records)
+
+    @property
+    def _records(self) -> bool:
+        return self.model.device.type == "cuda"
+
+    def start_face(self) -> None:
+        self.place = 0
+        if isinstance(self.fine, FixedCache):
+            self.fine.restart()
+            return
+        tokens = self.model.tokens_per_face * (1 + len(self.before))
+        self.fine = fixed_cache(self.model.fine.spec, self.plan, tokens, self._records)
+
+
+def why_no_graphs(model: FaceWriter) -> str:
+    """Why the stacks of a model cannot read in shapes that stay; empty where they can."""
+    config = model.config
+    if config.window or config.distance_bias or config.fine_cross_attend_text:
+        return "it has a window, a distance bias, or a fine stack that reads what is asked"
+    if not model.coarse.is_plain or not model.fine.is_plain:
+        return "it has recurrences, memory, value residuals, several residual streams, or reversible layers"
+    return ""
 
 
 class UncachedReader:

@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from meshgpt.transformer.cache import StackCache
 from meshgpt.transformer.conditioning import Context
 from meshgpt.transformer.config import StackSpec
+from meshgpt.transformer.fixed import FixedCache
 from meshgpt.transformer.lean import LeanLayers, Pass, is_lean, lean, turn_of, wide
 from meshgpt.transformer.recurrence import Recurrence
 from meshgpt.transformer.reversible import run_reversibly
@@ -77,6 +78,8 @@ class Stack(nn.Module):
 
         `bias`: (b h n m), for the m positions that `cache.span(n)` names, or one of blocks where `blocks(n, cache)`.
         """
+        if isinstance(cache, FixedCache):
+            return cache.run(x, lambda inputs: self._step_fixed(inputs, cache))
         assert cache.window == self.spec.window, "a cache remembers as much as its stack sees"
         cache.start_pass(x.shape[1])
         angles, blocks = self.angles(cache.positions(x.shape[1])), self.blocks(x.shape[1], cache)
@@ -94,6 +97,16 @@ class Stack(nn.Module):
             else:
                 x = DecoderRun(cast(Decoder, part), self.spec, angles, mask, bias, context, cache, blocks)(x)
         cache.advance(x.shape[1])
+        return x
+
+    def _step_fixed(self, x: Float[Tensor, "b n d"], cache: FixedCache) -> Float[Tensor, "b n d"]:
+        """The same in shapes that stay; nothing but the stores changes."""
+        cache.start_layers()
+        angles = self.angles(cache.slots(x.shape[1]))
+        turn = None if angles is None else turn_of(angles, self.spec.dim_head)
+        now = Pass(cache, turn, cache.mask(x.shape[1]), False, cache.context_mask)
+        for index in range(len(self.parts)):
+            x = self._lean(index, cache)(x, now)
         return x
 
     def step_tree(
