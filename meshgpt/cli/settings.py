@@ -44,8 +44,17 @@ def changed(
 
 
 def value_of(text: str) -> Any:
-    """A number, list, true, false or null as JSON has them; any other text as it is."""
+    """A number, list, true, false or null as JSON has them; numbers with commas between as a list; else the text."""
     try:
         return json.loads(text)
     except json.JSONDecodeError:
-        return text
+        return _numbers(text) or text
+
+
+def _numbers(text: str) -> list[Any]:
+    """Of "224,112"; empty for any other text."""
+    try:
+        values = json.loads(f"[{text}]")
+    except json.JSONDecodeError:
+        return []
+    return values if all(type(value) in (int, float) for value in values) else []

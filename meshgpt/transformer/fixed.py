@@ -3,9 +3,9 @@
 A step of few rows is hundreds of small operations, and on a GPU starting each costs more than computing it. Repeated as
 a graph they start at once, but a graph knows only the addresses and shapes that it was recorded with. So stores have a
 fixed size, positions are a tensor, attention goes over the whole store with a mask, and rows are padded to a power of
-2: one recording for each number of rows, size of the store, and number of positions a pass. Without a GPU the same steps
-run unrecorded; the tests compare those with the plain ones. None of this has run on a GPU yet: so a recording is compared
-with the step that it is of before it is used.
+2: one recording for each number of rows, size of the store, and number of positions a pass. Without a GPU the same
+steps run unrecorded; the tests compare those with the plain ones. None of this has run on a GPU yet: so a recording is
+compared with the step that it is of before it is used.
 """
 
 import dataclasses
@@ -130,11 +130,9 @@ class FixedCache(StackCache):
                 tensor.copy_(tensor[index])
             self.rows = len(rows)
             return self
-        lists = {name: [tensor[index] for tensor in getattr(self, name)] for name in ("keys", "values")}
-        mask = None if self.context_mask is None else self.context_mask[index]
-        kept = FixedCache(
-            **lists, states=[], lengths=self.lengths[index], rows=len(rows), context_mask=mask, record=self.record
-        )
+        keys, values = ([store[index] for store in stores] for stores in (self.keys, self.values))
+        kept = FixedCache(keys, values, [], self.lengths[index], rows=len(rows), record=self.record)
+        kept.context_mask = None if self.context_mask is None else self.context_mask[index]
         kept.contexts = [(keys[index], values[index]) for keys, values in self.contexts]
         kept.max_length, kept.lean = self.max_length, self.lean
         return kept
