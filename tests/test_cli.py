@@ -14,6 +14,7 @@ import torch
 from meshgpt import __version__
 from meshgpt.cli.generate import Saved, save_page
 from meshgpt.cli.main import main, parser
+from meshgpt.cli.settings import value_of
 from meshgpt.data.dataset import MeshDataset
 from meshgpt.data.inspect import inspect_dataset
 from meshgpt.errors import (
@@ -308,6 +309,15 @@ def test_resuming_from_nothing_is_an_error(tmp_path):
 def test_a_setting_that_is_none_is_named(tmp_path, change, message):
     with pytest.raises(ConfigError, match=message):
         main(["train", "tokenizer", "tiny", "--out", str(tmp_path / "x"), "--debug", "--set", change])
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("224,112", [224, 112]), ("0.5, 1", [0.5, 1]), ("[1,2]", [1, 2]), ("3", 3), ("true", True), ("none", "none")]
+    + [(text, text) for text in ("chair,table", "1,true", "1,", ",", "", "1,x", '1],"a"')],
+)
+def test_numbers_with_commas_between_are_a_list_and_other_text_is_text(text, value):
+    assert value_of(text) == value
 
 
 def test_training_on_no_mesh_is_an_error(tmp_path):
