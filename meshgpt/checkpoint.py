@@ -47,7 +47,8 @@ class Pretrained:
     config: Any
 
     def save_pretrained(self, folder: str | Path, dtype: str | None = None) -> Path:
-        """Writes config and weights to `folder`; with `dtype` bfloat16 or float16 in half the bytes, int8 a quarter."""
+        """Writes config and weights to `folder`; with `dtype` bfloat16 or float16 in half the bytes, int8 a quarter,
+        int6 a fifth."""
         return save_model(self, self.config, folder, dtype=dtype)
 
     @classmethod

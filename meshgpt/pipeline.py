@@ -329,12 +329,14 @@ class MeshPipeline:
     def save_pretrained(self, folder, dtype=None) -> Path:
         """Writes tokenizer, transformer and settings to one folder; `dtype` bfloat16 or float16 halves the bytes.
 
-        "int8" makes them a quarter, of the transformer; the tokenizer, whose codes must stay, is then bfloat16.
+        "int8" makes them a quarter, "int6" a fifth, of the transformer; the tokenizer, whose codes must stay, is then
+        bfloat16.
 
         A pipeline that is there already is what `from_pretrained` finds until all of the new one is written.
         """
         with save_parts(folder) as fresh:
-            self.tokenizer.save_pretrained(fresh / "tokenizer", dtype="bfloat16" if dtype == "int8" else dtype)
+            few = dtype in ("int8", "int6")
+            self.tokenizer.save_pretrained(fresh / "tokenizer", dtype="bfloat16" if few else dtype)
             self.transformer.save_pretrained(fresh / "transformer", dtype=dtype)
             save_model(self, self.config, fresh / self.part)
         return Path(folder)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import meshgpt.checkpoint as checkpoint
-from meshgpt._storage import restored, stored
+from meshgpt._storage import packed, restored, stored, unpacked
 from meshgpt.errors import CheckpointError
 from tests.training_toys import Toy, ToyConfig, equal_weights, weights_of
 
@@ -65,26 +65,36 @@ def test_half_precision_takes_half_the_bytes_and_comes_back_as_float32(tmp_path,
     assert torch.allclose(again.head.weight, model.head.weight, atol=1e-2)
 
 
-def test_whole_numbers_take_a_quarter_and_miss_by_half_a_step(tmp_path):
+@pytest.mark.parametrize(("dtype", "most", "share"), [("int8", 127, 0.27), ("int6", 31, 0.21)])
+def test_whole_numbers_take_a_quarter_or_a_fifth_and_miss_by_half_a_step(dtype, most, share, tmp_path):
     model = Toy(width=4096)
-    model.save_pretrained(tmp_path / "whole")
-    model.save_pretrained(tmp_path / "int8", dtype="int8")
-    again = Toy.from_pretrained(tmp_path / "int8")
-    step = model.head.weight.abs().amax(dim=1, keepdim=True) / 127
+    model.save_pretrained(tmp_path / "few", dtype=dtype)
+    again = Toy.from_pretrained(tmp_path / "few")
+    step = model.head.weight.abs().amax(dim=1, keepdim=True) / most
     assert ((again.head.weight - model.head.weight).abs() <= 0.51 * step).all()
     assert again.head.weight.dtype == torch.float32 and torch.allclose(again.head.bias, model.head.bias, atol=1e-2)
-    again.save_pretrained(tmp_path / "once more", dtype="int8")
+    again.save_pretrained(tmp_path / "once more", dtype=dtype)
     assert equal_weights(weights_of(again), weights_of(Toy.from_pretrained(tmp_path / "once more")))
-    state = {"wide": torch.randn(64, 512), "bias": torch.randn(64), "count": torch.tensor(3)}
-    tensors = stored(state, "int8")
+    state = {"wide": torch.randn(64, 3, 171), "bias": torch.randn(64), "count": torch.tensor(3)}
+    tensors = stored(state, dtype)
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-    assert size < 0.27 * sum(tensor.numel() * tensor.element_size() for tensor in state.values())
+    assert size < share * sum(tensor.numel() * tensor.element_size() for tensor in state.values())
     assert tensors["bias"].dtype == torch.bfloat16 and tensors["count"] == 3
-    assert restored(tensors).keys() == state.keys()
+    back = restored(tensors)
+    assert back.keys() == state.keys() and back["wide"].shape == state["wide"].shape
+    assert (back["wide"] - state["wide"]).abs().max() <= 0.51 * state["wide"].abs().max() / most
+
+
+def test_six_bits_hold_every_number_from_minus_32_to_31():
+    numbers = torch.arange(-32, 32, dtype=torch.int8)
+    for count in (1, 2, 3, 4, 63, 64):
+        data = packed(numbers[:count])
+        assert data.dtype == torch.uint8 and len(data) == 3 * -(-count // 4)
+        assert torch.equal(unpacked(data, [count]), numbers[:count])
 
 
 def test_an_unknown_dtype_is_refused_before_anything_is_written(tmp_path):
-    with pytest.raises(CheckpointError, match="float32, bfloat16, float16, int8, not as 'int4'"):
+    with pytest.raises(CheckpointError, match="float32, bfloat16, float16, int8, int6, not as 'int4'"):
         Toy().save_pretrained(tmp_path / "m", dtype="int4")
     assert not (tmp_path / "m").exists()
 
