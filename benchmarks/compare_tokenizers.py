@@ -6,8 +6,9 @@
 The same meshes (--meshes of up to --max-faces faces, in --variants forms), widths, depths, order and CPU seconds on one
 thread for each; what differs is what a tokenizer allows: the pointer to earlier vertices where faces are said one by
 one, what surrounds a code where they are not. A name may carry changes of the config, as in `patches,codes_per_step=2`.
-Prints one JSON object. `spread` are learned codes whose spare bits an entropy loss has spread. `wrong_faces`: the share
-of held-out faces that do not come back from the tokens as they were.
+Prints one JSON object. `spread` are learned codes whose spare bits an entropy loss has spread; `plain-patches` are not
+told where symmetry, or a vertex nearby, would have the next vertex. `wrong_faces`: the share of held-out faces that do
+not come back from the tokens as they were.
 """
 
 import argparse
@@ -133,6 +134,7 @@ MAKERS = {
     "learned": lambda options: MeshAutoencoder.from_pretrained(options.model).eval(),
     "coordinates": lambda options: CoordinateTokenizer(),
     "patches": lambda options: PatchTokenizer(),
+    "plain-patches": lambda options: PatchTokenizer(tell_likely=False),
     "half-edges": lambda options: HalfEdgeTokenizer(),
     "strips": lambda options: StripTokenizer(),
     "spread": lambda options: spread_codes(),
