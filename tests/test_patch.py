@@ -1,6 +1,7 @@
 """PatchTokenizer: any triangles there and back, sentences spelled out, and a grammar that allows what can be read."""
 
 import importlib.util
+import inspect
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from meshgpt.errors import CodesError, ConfigError, MeshError, TokenError
 from meshgpt.mesh.canonical import GridMesh, canonicalize, canonicalize_grid
 from meshgpt.mesh.mesh import Mesh, join
 from meshgpt.tokenizers import _compiled
+from meshgpt.tokenizers import _patch_read as reader
+from meshgpt.tokenizers import _patch_told as telling
 from meshgpt.tokenizers import _patch_walk as walk
 from meshgpt.tokenizers.patch import PatchTokenizer, layout_of
 from meshgpt.tokenizers.patch_rows import PatchRows
@@ -201,7 +204,7 @@ def test_hints_of_the_loop_are_those_of_tensors(bins, tiny_meshes):
     places = tokenizer.surroundings_of(torch.nn.utils.rnn.pad_sequence(rows, True, -1)).places
     hints = np.empty((*places.shape[:2], 4, tokenizer.num_hints), dtype=np.int64)
     for row, out in zip(places.numpy(), hints, strict=True):
-        walk.hint(tokenizer.layout, tokenizer._starts_by_axis, row, out)
+        telling.hint(tokenizer.layout, tokenizer._starts_by_axis, row, out)
     assert torch.equal(torch.from_numpy(hints), tokenizer._hints(places))
     assert torch.equal(tokenizer.hints(places), tokenizer._hints(places))
 
@@ -243,12 +246,14 @@ def test_what_is_likely_can_be_left_out_and_changes_no_token(tiny_meshes):
 
 def test_without_numba_the_ids_are_the_same(tiny_meshes, monkeypatch):
     monkeypatch.setattr(_compiled, "compiled", lambda function: function)
-    location = importlib.util.spec_from_file_location("plain_walk", walk.__file__)
-    plain = importlib.util.module_from_spec(location)
-    location.loader.exec_module(plain)
     compiled = [PatchTokenizer().encode(mesh) for mesh in tiny_meshes[:3]]
-    monkeypatch.setattr(walk, "write", plain.write)
-    monkeypatch.setattr(walk, "read", plain.read)
+    for module in (walk, telling, reader):  # in the order in which one needs another
+        location = importlib.util.spec_from_file_location("plain", module.__file__)
+        plain = importlib.util.module_from_spec(location)
+        location.loader.exec_module(plain)
+        for name, function in inspect.getmembers(plain, inspect.isfunction):
+            if function.__module__ == "plain":
+                monkeypatch.setattr(module, name, function)
     for mesh, ids in zip(tiny_meshes, compiled, strict=False):
         assert torch.equal(PatchTokenizer().encode(mesh), ids)
         assert canonicalize(PatchTokenizer().decode(ids)) == canonicalize(mesh.normalized())

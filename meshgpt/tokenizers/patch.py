@@ -30,22 +30,24 @@ from meshgpt.mesh.canonical import GridMesh
 from meshgpt.mesh.grammar import BLOCK_TOLD
 from meshgpt.mesh.mesh import drop_unused_vertices
 from meshgpt.nn.embedding import AXES
+from meshgpt.tokenizers import _patch_read as reader
 from meshgpt.tokenizers import _patch_walk as walk
 from meshgpt.tokenizers._compiled import COMPILED
+from meshgpt.tokenizers._patch_told import hint
 from meshgpt.tokenizers.patch_grammar import PatchGrammar, unpacked
 from meshgpt.tokenizers.sequence import Errors, SequenceTokenizer
 
 REACH = 3
 COMPLAINTS = {
-    walk.NO_OFFSET: "an offset must follow a block",
-    walk.NO_BLOCK: "an offset stands without a block before it",
-    walk.STATE_BEFORE_FACE: "the first two vertices of a patch have no faces at their sides",
-    walk.NO_GATE: "only a face at a side of another can be flipped",
-    walk.FLIPPED_TWICE: "a face cannot be flipped twice",
-    walk.NO_OPEN_END: "there are not so many open ends",
-    walk.OUTSIDE: "the vertex lies outside the grid",
-    walk.DEGENERATE: "the face would have the same vertex twice",
-    walk.DUPLICATE: "this face has been said already",
+    reader.NO_OFFSET: "an offset must follow a block",
+    reader.NO_BLOCK: "an offset stands without a block before it",
+    reader.STATE_BEFORE_FACE: "the first two vertices of a patch have no faces at their sides",
+    reader.NO_GATE: "only a face at a side of another can be flipped",
+    reader.FLIPPED_TWICE: "a face cannot be flipped twice",
+    reader.NO_OPEN_END: "there are not so many open ends",
+    reader.OUTSIDE: "the vertex lies outside the grid",
+    reader.DEGENERATE: "the face would have the same vertex twice",
+    reader.DUPLICATE: "this face has been said already",
 }
 
 
@@ -99,7 +101,7 @@ class PatchTokenizer(SequenceTokenizer):
         """Both ends of the gate, the guess, the newest open ends, and the corner of a block that waits for its offset.
 
         With `tell_likely` also images of vertices in x, in z and by half a turn, and vertices near the guess; see
-        `tell_likely` in `_patch_walk`. -1 for what is not there, and for the ends of a gate until they are said.
+        `tell_likely` in `_patch_told`. -1 for what is not there, and for the ends of a gate until they are said.
         """
         return self._read(ids, "raise")[2:]
 
@@ -151,7 +153,7 @@ class PatchTokenizer(SequenceTokenizer):
         if COMPILED and places.device.type == "cpu":
             told = np.ascontiguousarray(places.numpy()).reshape(-1, *places.shape[-2:])
             hints = np.empty((len(told), 4, self.num_hints), dtype=np.int64)
-            walk.hint(self.layout, self._starts_by_axis, told, hints)
+            hint(self.layout, self._starts_by_axis, told, hints)
             return torch.from_numpy(hints).view(*places.shape[:-2], 4, self.num_hints)
         return self._hints(places)
 
@@ -194,8 +196,8 @@ class PatchTokenizer(SequenceTokenizer):
         reading = walk.empty_reading(self.layout, len(ids))
         places = np.full((len(ids) + 1, self.num_places, 3), -1, dtype=np.int64)
         faces = np.zeros(len(ids) + 1, dtype=np.int64)
-        fault, position = walk.read(self.layout, np.ascontiguousarray(ids), reading, places, faces)
-        if fault != walk.SOUND and errors == "raise":
+        fault, position = reader.read(self.layout, np.ascontiguousarray(ids), reading, places, faces)
+        if fault != reader.SOUND and errors == "raise":
             raise TokenError(f"{COMPLAINTS[fault]}, got {ids[position]}", position)
         return reading.vertices, reading.surface, places, faces
 

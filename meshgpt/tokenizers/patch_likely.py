@@ -1,4 +1,4 @@
-"""Where symmetry, or a vertex nearby, would have the next vertex: `tell_likely` of `_patch_walk`, in tensors."""
+"""Where symmetry, or a vertex nearby, would have the next vertex: `tell_likely` of `_patch_told`, in tensors."""
 
 from dataclasses import dataclass
 

@@ -13,7 +13,9 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from meshgpt.mesh.grammar import Surroundings
+from meshgpt.tokenizers import _patch_read as reader
 from meshgpt.tokenizers import _patch_walk as walk
+from meshgpt.tokenizers._patch_told import tell
 from meshgpt.tokenizers._patch_walk import Layout, Reading
 
 CHILDREN = np.array([0, 1, 1, 2])  # faces that follow in each state
@@ -43,12 +45,12 @@ class PatchRow:
         if self.ended or code == self.layout.end:
             self.ended = True
             return code == self.layout.end
-        return walk.step(self.layout, self.reading, code) == walk.SOUND
+        return reader.step(self.layout, self.reading, code) == reader.SOUND
 
     def places(self) -> np.ndarray:
         """Of what surrounds the next token, (num_places, 3)."""
         places = np.full((self.num_places, 3), -1, dtype=np.int64)
-        walk.tell(self.layout, self.reading, places)
+        tell(self.layout, self.reading, places)
         return places
 
     def last(self) -> np.ndarray:
