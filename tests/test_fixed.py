@@ -124,6 +124,27 @@ def test_models_whose_shapes_do_not_stay_say_why(options):
     assert "it has" in readers.why_no_graphs(transformer(**options))
 
 
+def test_nor_do_they_in_float16_or_under_autocast():
+    assert not readers.why_no_graphs(transformer()) and not readers.why_no_graphs(transformer().bfloat16())
+    assert "float16 or under autocast" in readers.why_no_graphs(transformer().half())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert "float16 or under autocast" in readers.why_no_graphs(transformer())
+
+
+def test_in_bfloat16_the_same_is_said_but_for_rounding(unrecorded):
+    model, seen = transformer().bfloat16(), {}
+    codes = [0, 0, 0, 1, 0, 0, 1, 1, 0, 0, 1, 0, 2, 0, 0, 2, 1, 0, model.vocab_size]
+
+    def saying(logits, kept):
+        kept.append(logits)
+        return torch.full_like(logits, -torch.inf).index_fill(1, torch.tensor([codes[len(kept) - 1]]), 0.0)
+
+    for graphs in (False, True):
+        options = {"filter_logits_fn": saying, "filter_kwargs": {"kept": seen.setdefault(graphs, [])}}
+        model.generate_result(seed=0, cuda_graphs=graphs, **options)
+    torch.testing.assert_close(torch.cat(seen[False])[::9], torch.cat(seen[True])[::9], rtol=0.05, atol=0.05)
+
+
 @ON_GPU
 @pytest.mark.parametrize("name", MODELS)
 def test_recorded_steps_say_the_same(name):

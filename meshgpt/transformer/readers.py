@@ -186,6 +186,9 @@ def why_no_graphs(model: FaceWriter) -> str:
         return "it has a window, a distance bias, or a fine stack that reads what is asked"
     if not model.coarse.is_plain or not model.fine.is_plain:
         return "it has recurrences, memory, value residuals, several residual streams, or reversible layers"
+    device = model.device.type
+    if model.start_tokens.dtype == torch.float16 or torch.is_autocast_enabled(device):
+        return "it computes in float16 or under autocast, not in bfloat16 or float32"
     return ""
 
 
