@@ -135,6 +135,7 @@ def test_an_open_mesh_is_made_solid_first_unless_told_otherwise(balls):
         (np.ones((5, 3)), ConditionError, "all 5 points lie at one place"),
         (np.outer(np.arange(5), [1, 2, 3]), ConditionError, "all 5 points lie on one line"),
         (np.random.default_rng(0).random((50, 3)) * [1, 1, 1e-6], ConditionError, "all 50 points lie in one plane"),
+        (np.random.default_rng(0).random((19, 3)), ConditionError, "a cloud of 19 points says too little of a shape"),
         (np.ones((5, 4)), ConditionError, "points must be a PointCloud"),
         (Mesh([], []), ConditionError, "no faces"),
     ],

@@ -88,7 +88,7 @@ def test_a_denoiser_learns_and_what_comes_out_generates(balls, fields, autoencod
     words = denoiser_words(fields, autoencoder, out, "--condition", "category", "--objective", objective)
     assert main(words) == 0
     assert (
-        f"next: meshgpt shapes generate --model {out / 'pipeline'} --category block --view" in capsys.readouterr().out
+        f"next: meshgpt shapes generate --category block --model {out / 'pipeline'} --view" in capsys.readouterr().out
     )
     pipe = ShapePipeline.from_pretrained(out / "pipeline")
     assert pipe.categories == ("block", "crate") and pipe.config.num_points == 48
@@ -114,10 +114,11 @@ def test_a_denoiser_learns_and_what_comes_out_generates(balls, fields, autoencod
     assert read_mesh(out / "g" / "seed-0.glb").num_faces > 100
 
 
-def test_texts_and_points_are_reached(balls, fields, autoencoder, tmp_path):
+def test_texts_and_points_are_reached(balls, fields, autoencoder, tmp_path, capsys):
     out = tmp_path / "d"
     words = denoiser_words(fields, autoencoder, out, "--condition", "text", "points")
     assert main([*words, *with_settings(*LETTERS, 'kind="token"', "diffusion.times=logit_normal")]) == 0
+    assert 'next: meshgpt shapes generate "a crate" --points scan.ply --model' in capsys.readouterr().out
     pipe = ShapePipeline.from_pretrained(out / "pipeline")
     assert pipe.prior is not None and pipe.prior.config.kinds == ("text", "points")
     assert pipe.prior.config.kind == "token" and pipe.prior.config.diffusion.times == "logit_normal"

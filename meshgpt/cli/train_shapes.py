@@ -10,6 +10,7 @@ from meshgpt.errors import CheckpointError, DataError
 
 if TYPE_CHECKING:
     from meshgpt.shapes.diffusion.process import DiffusionConfig
+    from meshgpt.shapes.latent_diffusion import LatentDiffusion
     from meshgpt.shapes.vecset import VectorSetAutoencoder
     from meshgpt.training.field_examples import FieldView
 
@@ -22,7 +23,7 @@ HELD_OUT = 0.1
 
 def add_parts(parts: argparse._SubParsersAction, shared: argparse.ArgumentParser) -> None:
     autoencoder = parts.add_parser("shapes-autoencoder", parents=[shared], help="shapes as fields to latents and back")
-    sizes = "tiny, small, or one of the paper, such as kl_d512_m512_l32 (default: small)"
+    sizes = "tiny, compact (for real solids), small, or one of the paper, such as kl_d512_m512_l32 (default: small)"
     autoencoder.add_argument("--preset", default="small", help=sizes)
     autoencoder.set_defaults(run=run_autoencoder)
     denoiser = parts.add_parser("shapes-denoiser", parents=[shared], help="latents from noise, and so shapes")
@@ -120,8 +121,15 @@ def run_denoiser(arguments: argparse.Namespace) -> None:
             ShapePipelineConfig(num_points=arguments.cloud),
         )
         folder = ShapePipeline(autoencoder, averaged, config).save_pretrained(arguments.out / "pipeline")
-        wish = f" --category {averaged.config.categories[0]}" if averaged.config.categories else ""
-        print(f"next: meshgpt shapes generate --model {folder}{wish} --view")
+        print(f"next: meshgpt shapes generate{example(averaged, data)} --model {folder} --view")
+
+
+def example(model: "LatentDiffusion", data: Any) -> str:
+    """What a model could be asked for, as words of a command."""
+    categories, kinds = model.config.categories, model.config.kinds
+    known = [*categories, *(str(name) for name in data.column("category")), "shape"]
+    wishes = {"text": f' "a {next(filter(None, known))}"', "category": f" --category {next(iter(categories), '')}"}
+    return "".join(wish for kind, wish in {**wishes, "points": " --points scan.ply"}.items() if kind in kinds)
 
 
 def objective(name: str) -> "DiffusionConfig":

@@ -35,6 +35,7 @@ from meshgpt.shapes.vecset import VectorSetAutoencoder
 from meshgpt.transformer.held import as_in_evaluation
 
 LEAST_COARSE, FINEST = 32, 1024  # cells of the grid that is looked at everywhere, and of any
+FEWEST = 20  # points of a cloud
 FLAT = 1e-4  # a cloud that is thinner than this share of its length has no inside
 SHARP = FieldConfig().sharp / FieldConfig().surface  # of points, the share that lies along sharp edges in training
 COMPARED = 4096  # points by which a reconstruction is compared with what was given
@@ -218,7 +219,7 @@ class ShapePipeline:
         from what `solid` makes of a mesh, as in training, and not from all of its faces. seed: of the points that are
         taken. Further keywords are those of `generate`. An empty field is no error: see `FieldMesh.is_empty`.
 
-        Raises `ConditionError` for points that all lie in one plane, and what `as_shape` raises.
+        Raises `ConditionError` for points that all lie in one plane or are next to none, and what `as_shape` raises.
         """
         chosen, shape = self._options(options), as_shape(shape)
         frame, rng = _frame(shape), np.random.default_rng(seed)
@@ -384,12 +385,15 @@ def _seen(shape: Mesh | PointCloud, count: int) -> Float[Tensor, "p 6"]:
 
 
 def _check_depth(cloud: PointCloud) -> None:
-    """Raises `ConditionError` for points that enclose nothing."""
+    """Raises `ConditionError` for points that enclose nothing, and for next to none."""
     spread = np.linalg.svd(cloud.points - cloud.points.mean(axis=0), compute_uv=False)
     rank = int((spread > FLAT * max(spread[0], 1e-12)).sum()) if spread[0] > 1e-12 else 0
     if rank < 3:
         where = ("at one place", "on one line", "in one plane")[rank]
         raise ConditionError(f"all {len(cloud)} points lie {where}: there is no inside that a field could have")
+    if len(cloud) < FEWEST:
+        what = f"a cloud of {len(cloud)} points says too little of a shape"
+        raise ConditionError(f"{what}: give at least {FEWEST}, better a few thousand")
 
 
 @no_type_check
