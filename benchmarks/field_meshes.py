@@ -121,7 +121,7 @@ def main() -> None:
     parser.add_argument("--model", default="shapes")
     parser.add_argument("--steps", type=int, default=10, help="of smoothing")
     parser.add_argument("--each", type=int, default=4, help="samples of each category")
-    parser.add_argument("--counts", type=int, nargs="+", default=[64, 96, 128, 192])
+    parser.add_argument("--counts", type=int, nargs="+", default=[64, 96, 128, 192, 256])
     parser.add_argument("--faces", type=int, default=80)
     parser.add_argument("--shapes", type=int, default=12, help="of which there are light meshes")
     parser.add_argument("--transformer", type=int, default=12, help="of those, so many by the mesh transformer")
