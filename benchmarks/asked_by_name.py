@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--meshes", type=int, default=25, help="a category")
     parser.add_argument("--candidates", type=int, default=JUDGED_CANDIDATES)
     parser.add_argument("--max-faces", type=int, help="(default: as many as the model can)")
-    parser.add_argument("--no-judge", action="store_true", help="choose candidates by their edges alone")
+    parser.add_argument("--no-judge", action="store_true", help="choose candidates by their form alone")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--pictures", type=Path, help="a PNG file, some meshes of each category in a row")
     given = parser.parse_args()

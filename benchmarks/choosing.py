@@ -4,7 +4,7 @@
     python benchmarks/choosing.py --other runs/other
 
 "a CATEGORY" for the 20 largest categories, --meshes each, of which --candidates are written with the settings of the
-pipeline; then, of the first 1, 4, ... of them, the one with the fewest open edges, and the one that a judge prefers.
+pipeline; then, of the first 1, 4, ... of them, the one that most looks made by hand, and the one that a judge prefers.
 With --keep, candidates are kept in a folder, where another judge finds them. Prints one JSON object: per cent of the
 category asked for being the first (or among the first 5) of the other recognizer, with 95 % intervals; real validation
 meshes beside them; and how the meshes are.
@@ -25,6 +25,7 @@ from meshgpt.evaluation.recognition import ShapeRecognizer
 from meshgpt.evaluation.text_following import Prompt, category_prompts, real_meshes, text_following
 from meshgpt.mesh.mesh import Mesh
 from meshgpt.mesh.picture import contact_sheet, save_png
+from meshgpt.mesh.symmetry import mirrored_share
 from meshgpt.mesh.topology import topology_report
 from meshgpt.pipeline import CANDIDATE_STRIDE, GeneratedMesh, MeshPipeline, faults, judged
 from meshgpt.wishes import Wishes
@@ -54,7 +55,7 @@ def main() -> None:
     asked = [index for index in range(len(prompts)) for _ in range(given.meshes)]
     rounds = written(pipe, given, [prompts[index].text for index in asked])
     for count in sorted({min(count, given.candidates) for count in (1, 4, 12, given.candidates)}):
-        for name, choose in (("edges", unjudged), ("judge", same)) if count > 1 else (("", same),):
+        for name, choose in (("form", unjudged), ("judge", same)) if count > 1 else (("", same),):
             best = [min((choose(items[row]) for items in rounds[:count]), key=faults) for row in range(len(asked))]
             title = f"best of {count} by {name}" if name else "one"
             report[title] = measured(other, [item.mesh for item in best], asked, prompts) | described(best)
@@ -131,10 +132,15 @@ def measured(other: ShapeRecognizer, meshes: list, asked: list[int], prompts: li
 
 
 def described(items: list[GeneratedMesh]) -> dict:
-    reports = [topology_report(item.mesh) for item in items]
+    meshes = [item.mesh for item in items]
+    reports = [topology_report(mesh) for mesh in meshes]
     opened = sum(r.boundary_edges for r in reports) / max(sum(r.edges for r in reports), 1)
     ended = sum(item.stopped_by == "end" for item in items) / len(items)
-    return {"open edges": round(100 * opened, 1), "ended": round(100 * ended, 1)}
+    symmetry, parts = (
+        sum(each) / len(items) for each in (map(mirrored_share, meshes), (r.components for r in reports))
+    )
+    shares = {"open edges": opened, "ended": ended, "symmetric vertices": symmetry}
+    return {**{name: round(100 * share, 1) for name, share in shares.items()}, "parts": round(parts, 1)}
 
 
 if __name__ == "__main__":

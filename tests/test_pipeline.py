@@ -16,7 +16,17 @@ from meshgpt.mesh.canonical import canonicalize
 from meshgpt.mesh.mesh import Mesh
 from meshgpt.mesh.surface import compare_surfaces
 from meshgpt.mesh.topology import topology_report
-from meshgpt.pipeline import CANDIDATE_STRIDE, GeneratedMesh, MeshPipeline, MeshPipelineConfig, judged
+from meshgpt.pipeline import (
+    CANDIDATE_STRIDE,
+    LOPSIDEDNESS,
+    OPENNESS,
+    PIECES,
+    GeneratedMesh,
+    MeshPipeline,
+    MeshPipelineConfig,
+    doubt,
+    judged,
+)
 from meshgpt.tokenizers.autoencoder import MeshAutoencoder
 from meshgpt.tokenizers.coordinates import CoordinateTokenizer
 from meshgpt.transformer.transformer import MeshTransformer
@@ -249,8 +259,7 @@ def test_a_judge_is_not_asked_of_meshes_that_follow_a_shape(pipeline, tetrahedro
 
 def test_of_several_candidates_the_one_with_the_fewest_faults_is_kept(pipeline):
     def faults(item: GeneratedMesh) -> tuple[bool, float]:
-        report = topology_report(item.mesh)
-        return item.stopped_by != "end", (report.boundary_edges + report.nonmanifold_edges) / report.edges
+        return item.stopped_by != "end", doubt(item.mesh)
 
     options = {"num_meshes": 3, "max_faces": 25}
     rounds = [pipeline.generate(seed=CANDIDATE_STRIDE * number, **options) for number in range(3)]
@@ -261,6 +270,17 @@ def test_of_several_candidates_the_one_with_the_fewest_faults_is_kept(pipeline):
         assert any(same(item.mesh, candidates[index].mesh) for candidates in rounds)
     for batch_size in (1, 2, 16):  # candidates of one mesh share a batch
         assert same(pipeline.generate(seed=1, candidates=3, batch_size=batch_size, max_faces=25)[0].mesh, kept[1].mesh)
+
+
+def test_doubt_is_for_open_edges_for_parts_and_for_want_of_symmetry(tetrahedron):
+    solid = np.array([[-1, 0, -1], [1, 0, -1], [0, 0, 1], [0, 1, 0]])  # alike left and right, and closed
+    faces = np.array([[0, 1, 2], [0, 3, 1], [1, 3, 2], [2, 3, 0]])
+    assert doubt(Mesh(solid, faces)) == 0
+    assert doubt(Mesh(solid, faces[1:])) == OPENNESS * 3 / 6
+    two = Mesh(np.concatenate((solid, solid + [0, 2, 0])), np.concatenate((faces, faces + 4)))
+    assert doubt(two) == pytest.approx(PIECES * np.log(2))
+    assert doubt(tetrahedron) == pytest.approx(LOPSIDEDNESS * 0.5)
+    assert doubt(Mesh(solid[:0], faces[:0])) == np.inf
 
 
 def test_running_out_of_room_is_said_and_loses_nothing(pipeline):

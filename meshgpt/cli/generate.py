@@ -62,7 +62,7 @@ def add_sampling(command: argparse.ArgumentParser) -> None:
         "write so many of each and keep the best: nearest to what is followed, else most like what is asked for, closed"
     )
     command.add_argument("--candidates", type=int, help=best)
-    command.add_argument("--no-judge", action="store_true", help="choose candidates by their edges alone")
+    command.add_argument("--no-judge", action="store_true", help="choose candidates by their form alone")
     add_machine(command)
 
 

@@ -87,7 +87,7 @@ def written_scene(wish: Wish, model: str, written: list[GeneratedMesh], stopped:
         _finished(item.mesh, wish, item.seed, caption, model=model)
         for item, caption in zip(solid, captions, strict=True)
     ]
-    reasons = ["size"] * bool(wish.faces) + ["likeness"] * (best.match is not None) + ["closed edges"]
+    reasons = ["size"] * bool(wish.faces) + ["likeness"] * (best.match is not None) + ["clean form"]
     chosen = f", chosen from {count} for its {' and '.join(reasons)}" if count > 1 else ""
     words = f"{best.mesh.num_faces} faces in {seconds:.1f} s, {_closed(best.mesh)}{chosen}. Seed {best.seed}."
     words += _limits(best)
