@@ -115,12 +115,12 @@ def test_a_judge_chooses_which_is_shown_first(pipe):
         return [0.0 if index == 2 else -50.0 for index in range(len(meshes))]
 
     last = scenes(Studio(pipe, None, judge=judge), {**ASKED, "candidates": 3})[-1]
-    assert last.meshes[0]["label"] == "seed 5" and "for its likeness and closed edges" in last.message
+    assert last.meshes[0]["label"] == "seed 5" and "for its likeness and clean form" in last.message
 
 
 def test_a_budget_and_a_category_are_followed(studio):
     last = scenes(studio, {"category": "table", "faces": "4", "candidates": 3, "seed": 0})[-1]
-    assert last.kind == "done" and "for its size and closed edges" in last.message
+    assert last.kind == "done" and "for its size and clean form" in last.message
     assert (
         scenes(studio, {"category": "table", "faces": 31})[-1].message
         == "This model writes up to 30 faces. Ask for fewer than 31."
