@@ -48,7 +48,7 @@ def main() -> None:
     sets = {"train": on_grid(train[some]), "val": on_grid(val), "written": written}
     found = {name: np.array([figures(mesh) for mesh in meshes]) for name, meshes in sets.items()}
     by_doubt = {name: np.array([-doubt(mesh) for mesh in meshes]) for name, meshes in sets.items()}
-    report = {"means": {name: named(rows.mean(axis=0)) for name, rows in found.items()}}
+    report: dict = {"means": {name: named(rows.mean(axis=0)) for name, rows in found.items()}}
     order = np.sign(found["train"].mean(axis=0) - found["written"].mean(axis=0))
     report["val before written by"] = {
         **named([area(*(found[name][:, i] * order[i] for name in ("val", "written"))) for i in range(len(FIGURES))]),

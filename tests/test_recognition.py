@@ -332,6 +332,15 @@ def test_the_categories_to_learn_are_those_that_say_something(shapes):
     assert categories_of(shapes) == ("post", "tile")
 
 
+def test_a_recognizer_goes_on_learning_and_the_first_stays_as_it_is(recognizer, shapes):
+    before = {name: value.clone() for name, value in recognizer.state_dict().items()}
+    again = train_recognizer(shapes, lessons=Lessons(steps=2, batch_size=8), start=recognizer)
+    assert again.config == recognizer.config and not again.training
+    assert all(torch.equal(value, before[name]) for name, value in recognizer.state_dict().items())
+    assert not torch.equal(again.to_logits.weight, recognizer.to_logits.weight)
+    assert (again.to_logits.weight - recognizer.to_logits.weight).abs().max() < 0.1
+
+
 # following a text
 
 
