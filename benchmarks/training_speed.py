@@ -339,13 +339,13 @@ def main() -> None:
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES), help="of the transformer")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of the rows in wall time")
+    parser.add_argument("--threads", type=int, help="of the rows in wall time; all cores if not given")
     parser.add_argument("--only", nargs="+", choices=[*OURS, *PEERS, *LOSSES])
     parser.add_argument("--steps", type=int, default=150, help="of the trainings of --what heldout")
     parser.add_argument("--seeds", type=int, default=2, help="of the trainings of --what heldout")
     parser.add_argument("--json", help="where to keep the report")
     parser.add_argument("--table", metavar="FILE", help="print the table of a report that was kept")
-    parser.add_argument("--quick", action="store_true", help="one round, 16 faces, one thread")
+    parser.add_argument("--quick", action="store_true", help="one round, 16 faces, one thread unless asked for more")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
@@ -353,8 +353,8 @@ def main() -> None:
     if options.table:
         with open(options.table, encoding="utf-8") as file:
             return print(table(json.load(file)))
-    if options.quick:
-        options.rounds, options.threads = 1, 1
+    options.threads = options.threads or (1 if options.quick else os.cpu_count() or 1)
+    options.rounds = 1 if options.quick else options.rounds
     if not options.peer:
         print("no --peer PYTHON was given: the peer's rows are left out", file=sys.stderr)
     report = measure(options)
