@@ -2,12 +2,14 @@
 
     python benchmarks/field_meshes.py smooth --data runs/fields     # solids held out, and shapes of the bundled prior
     python benchmarks/field_meshes.py latents --data runs/fields    # solids held out
+    python benchmarks/field_meshes.py rounds                        # shapes of the bundled prior
     python benchmarks/field_meshes.py light                         # shapes of the bundled prior
 
 The data are those of `benchmarks/vector_set.py real`, and so are the solids that are held out. Smooth: how far the
 surfaces of held-out solids are from the real ones (Chamfer distance, F-score, normals) without smoothing and with it,
 and of samples how many the bundled recognizer takes for what was asked for, both times of the same fields. Latents:
-IoU, of all and of the `solid` ones, which have no thin walls. Light: open edges and distance of what the mesh
+IoU, of all and of the `solid` ones, which have no thin walls. Rounds: samples as they are, and encoded and brought
+back: how many are recognized, and by how many degrees faces bend. Light: open edges and distance of what the mesh
 transformer makes of dense meshes, and of as many faces by decimation. Prints one JSON object; `--picture` draws them.
 """
 
@@ -28,9 +30,11 @@ from meshgpt.evaluation.fields import volume_iou
 from meshgpt.evaluation.recognition import ShapeRecognizer
 from meshgpt.mesh.clouds import PointCloud
 from meshgpt.mesh.isosurface import ExtractionConfig, evaluate
+from meshgpt.mesh.mesh import Mesh
 from meshgpt.mesh.picture import contact_sheet, save_png
 from meshgpt.mesh.smoothing import smoothed
 from meshgpt.mesh.surface import compare_surfaces
+from meshgpt.mesh.topology import face_graph
 from meshgpt.pipeline import MeshPipeline
 from meshgpt.shapes.pipeline import ShapePipeline
 
@@ -90,19 +94,42 @@ def smooth(pipe: ShapePipeline, options: argparse.Namespace) -> dict:
     return results
 
 
+def rounds(pipe: ShapePipeline, options: argparse.Namespace) -> dict:
+    asked, results, shown = list(pipe.categories) * options.each, {}, []
+    recognizer = ShapeRecognizer.from_pretrained(EVALUATORS)
+    for count in options.rounds:
+        meshes = [each.mesh for each in pipe.generate(category=asked, seed=0, rounds=count)]
+        right = recognized(recognizer, meshes, asked, pipe.categories)
+        bends = float(np.mean([bend(mesh) for mesh in meshes if mesh.num_faces]))
+        empty = sum(not mesh.num_faces for mesh in meshes)
+        results[count] = {"accuracy": round(float(np.mean(right)), 4), "bend": round(bends, 2), "empty": empty}
+        print(count, results[count], flush=True)
+        shown += meshes
+    if options.picture is not None:
+        save_png(contact_sheet(shown, 12, 130, None, wireframe=False), options.picture)
+    return {"samples": len(asked), "rounds": results}
+
+
+def bend(mesh: Mesh) -> float:
+    """The mean angle in degrees between faces that share an edge: of a rough surface it is large."""
+    pairs = face_graph(torch.from_numpy(mesh.faces)).numpy()
+    sides = np.roll(mesh.vertices[mesh.faces], -1, axis=1) - mesh.vertices[mesh.faces]
+    normals = np.cross(sides[:, 0], sides[:, 1])
+    normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
+    return float(np.degrees(np.arccos((normals[pairs[0]] * normals[pairs[1]]).sum(axis=1).clip(-1, 1))).mean())
+
+
 def light(pipe: ShapePipeline, options: argparse.Namespace) -> dict:
     asked = (list(pipe.categories) * options.each)[: options.shapes]
     lighten = Lightening(
         MeshPipeline.from_pretrained("lowpoly-points"), "lowpoly-points", options.faces, {"search": 12}
     )
     rows: dict[str, list[list[float]]] = {"transformer": [], "decimation": []}
-    shown, spent = [], 0.0
+    shown = []
     for index, each in enumerate(pipe.generate(category=asked, seed=0)):
-        started = time.process_time()
         made = [Decimation(options.faces)(each.mesh, None)]
         if index < options.transformer:
             made.insert(0, lighten(each.mesh, each.seed).result)
-        spent += time.process_time() - started
         for name, item in zip(list(rows)[-len(made) :], made, strict=True):
             rows[name].append([item.mesh.num_faces, item.open_edges, item.report.chamfer])
         shown += [each.mesh, *(item.mesh for item in made)]
@@ -116,12 +143,13 @@ def light(pipe: ShapePipeline, options: argparse.Namespace) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kind", choices=("smooth", "latents", "light"))
+    parser.add_argument("kind", choices=("smooth", "latents", "rounds", "light"))
     parser.add_argument("--data", type=Path, default=Path("runs/fields"))
     parser.add_argument("--model", default="shapes")
     parser.add_argument("--steps", type=int, default=10, help="of smoothing")
     parser.add_argument("--each", type=int, default=4, help="samples of each category")
     parser.add_argument("--counts", type=int, nargs="+", default=[64, 96, 128, 192, 256])
+    parser.add_argument("--rounds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--faces", type=int, default=80)
     parser.add_argument("--shapes", type=int, default=12, help="of which there are light meshes")
     parser.add_argument("--transformer", type=int, default=12, help="of those, so many by the mesh transformer")
@@ -130,7 +158,7 @@ def main() -> None:
     torch.set_num_threads(1)
     pipe = ShapePipeline.from_pretrained(options.model)
     pipe.autoencoder.eval()
-    result = {"smooth": smooth, "latents": latents, "light": light}[options.kind](pipe, options)
+    result = {"smooth": smooth, "latents": latents, "rounds": rounds, "light": light}[options.kind](pipe, options)
     print(json.dumps({**result, "cpu_seconds": round(time.process_time())}, indent=1))
 
 

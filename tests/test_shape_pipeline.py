@@ -82,6 +82,24 @@ def test_what_follows_a_shape_comes_back_in_its_place_and_size(balls):
         assert 0.4 < (item.mesh.bounds[1] - item.mesh.bounds[0]).max() / (2 * 7 * 0.9) < 0.7
 
 
+def test_what_is_generated_can_be_encoded_and_brought_back(balls, monkeypatch):
+    pipe = ShapePipeline(small_autoencoder(normals=True), small_prior(categories=("chair", "table")), COARSE)
+    [plain] = pipe.generate(category="chair", seed=4)
+    [once], [same] = (pipe.generate(category="chair", seed=4, rounds=1, num_latents=9) for _ in range(2))
+    assert plain.latents.shape == (6, 3) and once.latents.shape == (9, 3) and torch.equal(once.latents, same.latents)
+    assert np.allclose(once.mesh.bounds, plain.mesh.bounds, atol=0.3) and once.seed == 4
+    keep = ShapePipeline._encoded
+
+    def empty_afterwards(self, *given):
+        balls["radius"] = -1.0
+        return keep(self, *given)
+
+    monkeypatch.setattr(ShapePipeline, "_encoded", empty_afterwards)
+    [kept] = pipe.generate(category="chair", seed=4, rounds=2)
+    assert not kept.is_empty and torch.equal(kept.latents, plain.latents)
+    assert pipe.generate(category="chair", seed=4, rounds=2)[0].is_empty
+
+
 def test_an_empty_or_a_full_field_is_told_and_not_an_error(balls):
     for radius, verdict in ((-1.0, "outside"), (9.0, "inside")):
         balls["radius"] = radius
@@ -204,7 +222,15 @@ def test_calls_that_cannot_be_are_refused(options, error, says):
 
 
 def test_settings_that_cannot_be_are_refused():
-    wrong = {"keep_share": 1.0, "cond_scale": -1.0, "asked_points": 0, "num_latents": -1, "resolution": 4, "smooth": -1}
+    wrong = {
+        "rounds": -1,
+        "keep_share": 1.0,
+        "cond_scale": -1.0,
+        "asked_points": 0,
+        "num_latents": -1,
+        "resolution": 4,
+        "smooth": -1,
+    }
     for field, value in wrong.items():
         with pytest.raises(ConfigError, match=field):
             ShapePipelineConfig().replace(**{field: value})

@@ -58,6 +58,8 @@ def add_commands(commands: argparse._SubParsersAction, shared: argparse.Argument
     how = "above 1: do more of what is asked (default: of the model)"
     generate.add_argument("--guidance", "--cond-scale", type=float, dest="cond_scale", metavar="SCALE", help=how)
     generate.add_argument("--sampler", choices=SAMPLERS, dest="method", help="how steps are taken (default: heun)")
+    again = "how often a shape is encoded and brought back, which evens it (default: of the model; 0: never)"
+    generate.add_argument("--rounds", type=int, metavar="N", help=again)
     generate.add_argument("--format", default="glb", help="glb, obj, ply, stl, off or gltf (default: glb)")
     generate.add_argument("--view", action="store_true", help="write index.html beside the meshes, to look at them")
     generate.set_defaults(run=run_generate)
@@ -109,7 +111,7 @@ def run_generate(arguments: argparse.Namespace) -> None:
     fewer = Decimation.of(arguments)
     pipe, lighten = load(arguments), Lightening.of(arguments)
     wishes = wished(arguments, pipe)
-    options = given(arguments, ("num_steps", "cond_scale", "method", *EXTRACTION))
+    options = given(arguments, ("num_steps", "cond_scale", "method", "rounds", *EXTRACTION))
     settings = {"model": str(arguments.model), **written_down({**wishes, **options})}
     seed = secrets.randbelow(2**31) if arguments.seed is None else arguments.seed
     saving = FieldSaving(arguments.out, arguments.format.lstrip("."), settings, lighten, fewer, asked=described(wishes))

@@ -49,8 +49,9 @@ class ShapePipelineConfig(Config):
     reconstruction, 0 for as many as in training. asked_points: of a shape that the prior is asked to follow. method,
     num_steps: see `Sampler`. cond_scale: guidance, 1 for none. resolution: cells along each axis of the grid on which
     the field is looked at. keep_share: parts with less of the area are removed. smooth: how often surfaces are evened
-    out, see `smoothed`. has_prior: whether there is a prior in the folder; without one shapes can be reconstructed
-    only.
+    out, see `smoothed`. rounds: how often what a prior made is encoded and brought back once more, which takes out what
+    the autoencoder knows no shape to have. has_prior: whether there is a prior in the folder; without one shapes can be
+    reconstructed only.
     """
 
     num_points: int = 512
@@ -62,6 +63,7 @@ class ShapePipelineConfig(Config):
     resolution: int = 128
     keep_share: float = FLOATER
     smooth: int = 10
+    rounds: int = 0
     has_prior: bool = True
 
     def validate(self) -> None:
@@ -72,10 +74,11 @@ class ShapePipelineConfig(Config):
         self.require(self.cond_scale >= 0, "cond_scale", "not be negative")
         self.require(0 <= self.keep_share < 1, "keep_share", "lie in [0, 1)")
         self.require(self.smooth >= 0, "smooth", "not be negative")
+        self.require(self.rounds >= 0, "rounds", "not be negative")
 
 
 SAMPLING, EXTRACTION = ("method", "num_steps"), ("resolution", "keep_share", "smooth")
-HERE = ("num_points", "num_latents", "asked_points", "cond_scale", *EXTRACTION)
+HERE = ("num_points", "num_latents", "asked_points", "cond_scale", "rounds", *EXTRACTION)
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,6 +122,7 @@ class _Options:
     num_latents: int | None
     asked_points: int
     cond_scale: float
+    rounds: int
 
 
 class ShapePipeline:
@@ -203,7 +207,7 @@ class ShapePipeline:
                     latents = prior.generate(conditions=part, seed=[seeds[row] for row in rows], **guidance)
                     for row, own in zip(rows, latents, strict=True):
                         frame = None if frames is None else frames[row]
-                        found.append(self._decoded(own, seeds[row], chosen.extraction, frame))
+                        found.append(self._generated(own, seeds[row], chosen, frame))
                         bar.update()
                         if on_shape is not None:
                             on_shape(row, found[-1])
@@ -233,10 +237,7 @@ class ShapePipeline:
             cloud = PointCloud.from_mesh(near, chosen.num_points, rng) if isinstance(near, Mesh) else near
             _check_depth(cloud)
             points = self._columns(cloud.subsampled(chosen.num_points, rng))
-        columns = torch.as_tensor(points, dtype=torch.float32, device=self.device)
-        with torch.no_grad(), as_in_evaluation(self.autoencoder):
-            latents = self.autoencoder.encode(columns[None], num_latents=chosen.num_latents)[0]
-        made = self._decoded(latents, seed, chosen.extraction, frame)
+        made = self._decoded(self._encoded(points, chosen), seed, chosen.extraction, frame)
         fit = None if made.is_empty else compare_surfaces(made.surface.mesh, near, COMPARED)
         return dataclasses.replace(made, solid=verdict, fit=fit)
 
@@ -270,6 +271,7 @@ class ShapePipeline:
             config.num_latents or None,
             config.asked_points,
             config.cond_scale,
+            config.rounds,
         )
 
     @no_type_check
@@ -278,6 +280,24 @@ class ShapePipeline:
             raise GenerationError("cond_scale without anything asked for: give text, category or points")
         if negative_text is not None and "text" not in kinds:
             raise GenerationError("negative_text without text: there is nothing that it could change")
+
+    @no_type_check
+    def _generated(self, latents: Tensor, seed: int, chosen: _Options, frame: Frame | None) -> FieldMesh:
+        """What latents of a prior tell, encoded and brought back `rounds` times where there is something to encode."""
+        made, rng = self._decoded(latents, seed, chosen.extraction, frame), np.random.default_rng(seed)
+        for _ in range(chosen.rounds if not made.is_empty else 0):
+            columns = self._columns(PointCloud.from_mesh(made.surface.mesh, chosen.num_points, rng))
+            again = self._decoded(self._encoded(columns, chosen), seed, chosen.extraction, frame)
+            if again.is_empty:
+                break
+            made = again
+        return made
+
+    @no_type_check
+    def _encoded(self, points: Float[Tensor, "p 7"], chosen: _Options) -> Float[Tensor, "m c"]:
+        columns = torch.as_tensor(points, dtype=torch.float32, device=self.device)
+        with torch.no_grad(), as_in_evaluation(self.autoencoder):
+            return self.autoencoder.encode(columns[None], num_latents=chosen.num_latents)[0]
 
     @no_type_check
     def _decoded(self, latents: Tensor, seed: int, extraction: ExtractionConfig, frame: Frame | None) -> FieldMesh:
