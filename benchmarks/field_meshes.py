@@ -83,7 +83,7 @@ def smooth(pipe: ShapePipeline, options: argparse.Namespace) -> dict:
     names = ("as extracted", "smoothed")
     results: dict = {name: dict(zip(FIGURES, mean, strict=True)) for name, mean in zip(names, means, strict=True)}
     asked = list(pipe.categories) * options.each
-    made = [each.mesh for each in pipe.generate(category=asked, seed=0, smooth=0)] if asked else []
+    made = [each.mesh for each in pipe.generate(category=asked, seed=0, smooth=0, rounds=0)] if asked else []
     recognizer = ShapeRecognizer.from_pretrained(EVALUATORS)
     for name, meshes in zip(names, (made, [smoothed(mesh, options.steps) for mesh in made]), strict=True):
         right = recognized(recognizer, meshes, asked, pipe.categories)
