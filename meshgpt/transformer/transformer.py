@@ -191,9 +191,9 @@ class MeshTransformer(ConditionedWriter, Pretrained):
         those of `conditions_of` (texts, categories, ...), negative_texts, from which guidance leads away, infill, an
         `Infill` of faces to keep among those written, and cache_kv, max_seq_len, progress (True shows a bar; or a
         function of (face, rows being written)), on_face(row, face, codes) called for each face, speculate: how many
-        codes a single row guesses ahead of each pass, and cuda_graphs: whether steps are recorded once and repeated
-        (None: on a GPU, where the model can; True: raises where it cannot), which change nothing but the time. Raises
-        `GenerationError`, `CodesError`, and for Ctrl-C `GenerationInterrupted`, with what was written in `.result`.
+        codes a single row guesses ahead of each pass, and cuda_graphs: whether a GPU records steps once and repeats
+        them, which change nothing but the time. Raises `GenerationError`, also where the model cannot do as asked,
+        `CodesError`, and for Ctrl-C `GenerationInterrupted`, with what was written in `.result`.
         """
         options = _split_options(options)
         sampling, guidance = _sampling(options["sampling"]), Guidance.from_dict(options["guidance"])
@@ -269,14 +269,14 @@ class MeshTransformer(ConditionedWriter, Pretrained):
             raise GenerationError(f"speculate = {asked}, but this model cannot read ahead: {reason}")
         return asked
 
-    def _graphs(self, asked: bool | None, one_by_one: bool) -> bool:
-        """Whether to record steps; as not asked, where that is possible. Raises `GenerationError` where it is not."""
+    def _graphs(self, asked: bool, one_by_one: bool) -> bool:
+        """Whether to record steps. Raises `GenerationError` where that is asked and cannot be."""
         reason = why_no_graphs(self) if one_by_one else "it is to guess ahead, or to write without a cache"
         if self.device.type != "cuda":
             reason = f"it is on the device {self.device}, and graphs are recorded by an NVIDIA GPU: move it to one"
         if asked and reason:
             raise GenerationError(f"cuda_graphs = True, but this model cannot: {reason}; or leave cuda_graphs out")
-        return asked is not False and not reason
+        return bool(asked)
 
     def _longest(self, limit: int, sampling: Sampling) -> int:
         """In codes. Where faces share them, what `max_faces` asks for shows while they are written."""
@@ -399,7 +399,7 @@ def _sampling(fields: dict[str, Any]) -> Sampling:
 def _split_options(options: dict[str, Any]) -> dict[str, Any]:
     """The keywords of `generate_result`: its own, "conditions" and "guidance" with theirs, "sampling" with the rest."""
     own = {"cache_kv": True, "max_seq_len": None, "on_face": None, "progress": False, "negative_texts": None}
-    own |= {"infill": None, "speculate": 0, "cuda_graphs": None}
+    own |= {"infill": None, "speculate": 0, "cuda_graphs": False}
     taken = {name: options.pop(name, default) for name, default in own.items()}
     asked = {name: options.pop(name) for name in CONDITION_KEYWORDS if name in options}
     fields = {field.name for field in dataclasses.fields(Guidance)}
