@@ -231,8 +231,28 @@ def test_vertices_near_the_guess_are_told_but_those_that_have_a_name():
     tokenizer = PatchTokenizer()
     ids = np.array([*far(10, 0, 0), *far(0, 0, 2), *far(0, 2, 0), *far(10, 1, 1), *far(0, 0, 2), *far(0, 2, 0)])
     places, _ = tokenizer.surroundings(ids[:10])
-    told = places[-1, walk.PLACES_TOLD + 3 :]  # behind both ends of the second gate, at (20, 65, 65) and (20, 65, 67)
+    told = places[
+        -1, walk.PLACES_TOLD + 3 : tokenizer.num_places
+    ]  # behind both ends of the second gate, at (20, 65, 65) and (20, 65, 67)
     assert told.tolist() == [[10, 64, 66], [10, 66, 66], [10, 64, 64]]  # nearest to the guess, (20, 65, 67)
+
+
+def test_sides_that_are_left_open_are_told_until_they_are_closed(tiny_meshes):
+    tokenizer, seen = PatchTokenizer(), set()
+    for mesh in sorted(tiny_meshes, key=lambda mesh: mesh.num_faces)[:30]:
+        ids = tokenizer.encode(mesh).numpy()
+        facts = tokenizer.surroundings(ids)[0][:, tokenizer.num_places :].reshape(len(ids) + 1, 12)
+        for n in range(len(ids) + 1):
+            faces = tokenizer.decode_grid(ids[:n])[1]
+            sides = np.sort(
+                np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]).reshape(-1, 2), axis=1
+            )
+            once = int((np.unique(sides, axis=0, return_counts=True)[1] == 1).sum()) if len(sides) else 0
+            to_come, promised = facts[n, 10:]
+            seen |= set(facts[n, :8].tolist())
+            assert promised >= 0 and (promised + to_come - once) in (0, -1)  # the gate itself waits no longer
+        assert facts[-1, 10] == 0 and facts[-1, 11] == once  # at the end nobody comes round to what is open
+    assert seen == {0, 1, 2}
 
 
 def test_what_is_likely_can_be_left_out_and_changes_no_token(tiny_meshes):

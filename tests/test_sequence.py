@@ -26,7 +26,7 @@ def test_surroundings_are_those_of_the_grammar_at_every_token(kind, tiny_meshes)
     known, state = tokenizer.surroundings_of(codes), tokenizer.grammar.start(*codes.shape)
     begun = tokenizer.grammar.surroundings(tokenizer.grammar.begin(codes, codes.shape[1]))
     assert torch.equal(begun.places, known.places[:, -1]) and torch.equal(begun.faces, known.faces[:, -1])
-    assert known.places.shape == (*codes.shape[:1], codes.shape[1] + 1, tokenizer.num_places, 3)
+    assert known.places.shape == (*codes.shape[:1], codes.shape[1] + 1, tokenizer.num_places + tokenizer.num_facts, 3)
     for place in range(codes.shape[1] + 1):
         told = tokenizer.grammar.surroundings(state)
         assert torch.equal(told.places, known.places[:, place])

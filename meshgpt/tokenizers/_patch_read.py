@@ -14,6 +14,7 @@ from meshgpt.tokenizers._patch_walk import (
     GATED,
     STATES,
     add_face,
+    find_edge,
     find_spot,
     guess_opposite,
     has_face,
@@ -140,7 +141,10 @@ def step(layout, reading, code):
         reading.guess[:] = vertices[vertex]
         return SOUND
     add_face(surface, a, b, vertex)
-    take_up_gate(layout, reading, push_gates(reading.stack, at[DEPTH], a, b, vertex, follow))
+    depth = push_gates(reading.stack, at[DEPTH], a, b, vertex, follow)
+    for place in range(at[DEPTH], depth):
+        reading.pending[find_edge(surface, reading.stack[place, 0], reading.stack[place, 1])] += 1
+    take_up_gate(layout, reading, depth)
     return SOUND
 
 
@@ -154,6 +158,7 @@ def take_up_gate(layout, reading, depth):
     if depth > 0:
         depth -= 1
         a, b = stack[depth, 0], stack[depth, 1]
+        reading.pending[find_edge(reading.surface, a, b)] -= 1
         at[GATE_FROM], at[GATE_TO], at[GATED], at[DEPTH] = a, b, 1, depth
         guess_opposite(layout, reading.vertices, a, b, stack[depth, 2], reading.guess)
 

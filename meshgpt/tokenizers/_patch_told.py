@@ -8,13 +8,16 @@ from meshgpt.mesh.grammar import BLOCK_TOLD
 from meshgpt.tokenizers._compiled import compiled
 from meshgpt.tokenizers._patch_walk import (
     BLOCK,
+    DEPTH,
     ENDS_TOLD,
     FACES_COMPARED,
     FAR_OFF,
     GATE_FROM,
     GATE_TO,
+    GATED,
     LOOK_BACK,
     NEAREST_TOLD,
+    PLACES_LIKE,
     PLACES_TOLD,
     find_edge,
     find_spot,
@@ -46,8 +49,34 @@ def tell(layout, reading, places):
             places[3 + k] = vertices[ends[k]]
     else:
         found = 0
-    if len(places) > PLACES_TOLD and reading.surface.count[0] > 0:
-        tell_likely(layout, reading, found, places)
+    if len(places) > PLACES_TOLD:
+        if reading.surface.count[0] > 0:
+            tell_likely(layout, reading, found, places)
+        tell_promises(reading, found, places[PLACES_TOLD + PLACES_LIKE :])
+
+
+@compiled
+@no_type_check
+def tell_promises(reading, found, facts):
+    """Puts into `facts` (FACTS_TOLD, 3) which sides have still to be closed, and by whom.
+
+    For each open end told, whether an edge with one face joins it to the first and to the second end of the gate: 0 no,
+    1 yes, and no gate to come stands there, so that whoever left it open has promised that another face will come
+    round to it (or that the mesh ends there), 2 yes, and one does. Then the faces on the gate, at most 3; how many of
+    its ends are known; the number of gates to come; and the number of such promises everywhere.
+    """
+    surface, a, b = reading.surface, reading.at[GATE_FROM], reading.at[GATE_TO]
+    facts[:] = 0
+    for k in range(min(found, ENDS_TOLD)):
+        for side in range(2):
+            edge, number = find_edge(surface, reading.at[side], reading.ends[k]), 2 * k + side
+            if edge >= 0 and surface.edge_faces[edge] == 1:
+                facts[number // 3, number % 3] = 2 if reading.pending[edge] > 0 else 1
+    gate = find_edge(surface, a, b) if b >= 0 else -1
+    facts[2, 2] = min(surface.edge_faces[gate], 3) if gate >= 0 else 0
+    facts[3, 0] = (a >= 0) + (b >= 0)
+    facts[3, 1] = reading.at[DEPTH]
+    facts[3, 2] = max(surface.count[3] - reading.at[DEPTH] - reading.at[GATED], 0)
 
 
 @compiled
@@ -151,7 +180,7 @@ def hint(layout, starts, places, hints):
 
     starts (3, 3): where the digits of near places, blocks and offsets begin, on each axis.
     """
-    known, middle = places.shape[1] - 1, layout.blocks // 2 * layout.width + layout.width // 2
+    known, middle = hints.shape[2] // 2, layout.blocks // 2 * layout.width + layout.width // 2
     hints[:] = -1
     for n in range(len(places)):
         told = places[n]

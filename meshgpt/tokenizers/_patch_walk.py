@@ -16,6 +16,7 @@ ENDS_TOLD = BLOCK_TOLD - 3  # of them, whose places are told of what surrounds a
 PLACES_TOLD = BLOCK_TOLD + 1
 NEAREST_TOLD = 3  # vertices beside the guess
 PLACES_LIKE = 3 + NEAREST_TOLD  # told behind these, where a tokenizer tells what is likely by symmetry or nearness
+FACTS_TOLD = 4  # rows of three numbers behind the places
 LOOK_BACK = 4096  # vertices that are searched for what lies near
 FACES_COMPARED = 4  # on an edge
 FAR_OFF = 1 << 30  # a distance that none has
@@ -39,7 +40,7 @@ class Layout(NamedTuple):
 class Surface(NamedTuple):
     """Faces written so far, with their edges in the order in which they appeared; lists run from new to old."""
 
-    count: np.ndarray  # (3,): vertices, edges, faces
+    count: np.ndarray  # (4,): vertices, edges, faces, edges with one face
     faces: np.ndarray  # (f, 3)
     next_face: np.ndarray  # (f, 3): the face written before at the side that begins at each corner
     edges: np.ndarray  # (e, 2)
@@ -54,7 +55,7 @@ def empty_surface(vertices, faces):
     """A surface with room for so many vertices and faces."""
     index = np.int64
     return Surface(
-        count=np.zeros(3, index),
+        count=np.zeros(4, index),
         faces=np.empty((faces, 3), index),
         next_face=np.empty((faces, 3), index),
         edges=np.empty((3 * faces, 2), index),
@@ -72,6 +73,7 @@ class Reading(NamedTuple):
     surface: Surface
     spots: np.ndarray  # hash table of vertices by position
     stack: np.ndarray  # (s, 3), gates to come: a, b and the vertex opposite
+    pending: np.ndarray  # (e,), how many of them stand on each edge
     at: np.ndarray  # (7,), see below
     guess: np.ndarray  # (3,)
     corner: np.ndarray  # (3,), the first vertex of the last patch
@@ -94,6 +96,7 @@ def empty_reading(layout, tokens):
         surface=empty_surface(tokens, tokens),
         spots=np.full(2 * tokens + 1, -1, np.int64),
         stack=np.empty((2 * tokens + 2, 3), np.int64),
+        pending=np.zeros(3 * tokens, np.int64),
         at=np.array([-1, -1, -1, 0, 0, 0, 0]),
         guess=corner.copy(),
         corner=corner,
@@ -135,6 +138,7 @@ def add_face(surface, a, b, c):
             surface.first_edge[u] = edge
             surface.first_edge[v] = edge
         surface.edge_faces[edge] += 1
+        surface.count[3] += 1 if surface.edge_faces[edge] == 1 else -1 if surface.edge_faces[edge] == 2 else 0
         surface.next_face[face, k] = surface.first_face[edge]
         surface.first_face[edge] = face
 

@@ -53,7 +53,8 @@ COMPLAINTS = {
 
 @dataclass(frozen=True)
 class PatchTokenizerConfig(Config):
-    """Bins an axis, and whether a model is told where symmetry, or a vertex nearby, would have the next vertex.
+    """Bins an axis, and whether a model is told where symmetry, or a vertex nearby, would have the next vertex, and
+    which sides have still to be closed.
 
     Tokens are the same either way.
     """
@@ -78,9 +79,10 @@ class PatchTokenizer(SequenceTokenizer):
         self.layout = layout_of(config.num_discrete_coors)
         self.vocab_size = self.layout.end
         self.num_places = walk.PLACES_TOLD + (walk.PLACES_LIKE if config.tell_likely else 0)
+        self.num_facts = walk.FACTS_TOLD if config.tell_likely else 0
         self.num_hints = 2 * (self.num_places - 1)
         self.tells_likely = config.tell_likely
-        self.grammar = PatchGrammar(self.layout, self.num_places)
+        self.grammar = PatchGrammar(self.layout, self.num_places + self.num_facts)
 
     def encode_grid(self, grid: GridMesh) -> np.ndarray:
         if (grid.num_discrete_coors, grid.faces.shape[1]) != (self.num_discrete_coors, self.corners):
@@ -94,14 +96,15 @@ class PatchTokenizer(SequenceTokenizer):
 
     def decode_grid(self, ids: np.ndarray, errors: Errors = "raise") -> tuple[np.ndarray, np.ndarray]:
         vertices, surface, _, _ = self._read(ids, errors)
-        count, _, num_faces = surface.count
+        count, _, num_faces, _ = surface.count
         return drop_unused_vertices(vertices[:count, np.argsort(AXES)], surface.faces[:num_faces])
 
     def surroundings(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Both ends of the gate, the guess, the newest open ends, and the corner of a block that waits for its offset.
 
-        With `tell_likely` also images of vertices in x, in z and by half a turn, and vertices near the guess; see
-        `tell_likely` in `_patch_told`. -1 for what is not there, and for the ends of a gate until they are said.
+        With `tell_likely` also images of vertices in x, in z and by half a turn, vertices near the guess, and rows of
+        facts; see `tell_likely` and `tell_promises` in `_patch_told`. -1 for what is not there, and for the ends of a
+        gate until they are said.
         """
         return self._read(ids, "raise")[2:]
 
@@ -161,7 +164,7 @@ class PatchTokenizer(SequenceTokenizer):
         guess = places[..., 2:3, :]
         there = (places[..., :2, :] >= 0).all(dim=-1).all(dim=-1)[..., None, None]
         across = torch.where(there, places[..., :1, :] + places[..., 1:2, :] - guess, -1)
-        told = places[..., 3:BLOCK_TOLD, :], places[..., BLOCK_TOLD + 1 :, :]
+        told = places[..., 3:BLOCK_TOLD, :], places[..., BLOCK_TOLD + 1 : self.num_places, :]
         known = torch.cat((places[..., :2, :], across, *told), dim=-2)
         return F.pad(torch.cat(self.spelt(known, places), dim=-2).transpose(-1, -2), (0, 0, 0, 1), value=-1)
 
@@ -194,7 +197,7 @@ class PatchTokenizer(SequenceTokenizer):
         if len(wrong):
             raise CodesError(f"id {ids[wrong[0]]} is out of range: ids are 0 .. {self.vocab_size - 1}")
         reading = walk.empty_reading(self.layout, len(ids))
-        places = np.full((len(ids) + 1, self.num_places, 3), -1, dtype=np.int64)
+        places = np.full((len(ids) + 1, self.num_places + self.num_facts, 3), -1, dtype=np.int64)
         faces = np.zeros(len(ids) + 1, dtype=np.int64)
         fault, position = reader.read(self.layout, np.ascontiguousarray(ids), reading, places, faces)
         if fault != reader.SOUND and errors == "raise":

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from meshgpt.mesh.grammar import Surroundings
 from meshgpt.tokenizers._patch_walk import ENDS_TOLD, OPEN_ENDS, PLACES_TOLD, STATES, Layout
-from meshgpt.tokenizers.patch_likely import Said, likely_places
+from meshgpt.tokenizers.patch_likely import Said, Sides, likely_places, promises
 from meshgpt.tokenizers.patch_rows import CHILDREN, PatchRows
 from meshgpt.tokenizers.sequence import GrammarState, begun
 
@@ -61,7 +61,7 @@ class PatchGrammar:
     """
 
     layout: Layout
-    num_places: int = PLACES_TOLD
+    num_places: int = PLACES_TOLD  # and rows of facts
 
     @property
     def vocab_size(self) -> int:
@@ -120,7 +120,9 @@ class PatchGrammar:
         if self.num_places > PLACES_TOLD:
             vertices = self._unpacked(state.places[:, :-1])
             beside = state.faces[:, :-1], state.gate, state.guess, state.open_ends
-            told = (*told, likely_places(Said(vertices, state.num_vertices, *beside), self.layout))
+            likely = likely_places(Said(vertices, state.num_vertices, *beside), self.layout)
+            to_come = state.stack[:, :-1], state.depth, state.gate, state.gated, state.open_ends
+            told = (*told, likely, promises(Sides(state.edges[:, :-1], state.edge_faces[:, :-1], *to_come)))
         return Surroundings(torch.cat(told, dim=1), state.num_faces, self._last_face(state))
 
     def _last_face(self, state: PatchState) -> Int[Tensor, "b 3 3"]:

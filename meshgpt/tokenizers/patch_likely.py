@@ -1,13 +1,13 @@
-"""Where symmetry, or a vertex nearby, would have the next vertex: `tell_likely` of `_patch_told`, in tensors."""
+"""Where the next vertex is likely to be, and which sides are open: as `_patch_told` tells it, in tensors."""
 
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
-from meshgpt.tokenizers._patch_walk import FACES_COMPARED, FAR_OFF, LOOK_BACK, NEAREST_TOLD, Layout
+from meshgpt.tokenizers._patch_walk import ENDS_TOLD, FACES_COMPARED, FAR_OFF, LOOK_BACK, NEAREST_TOLD, Layout
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,19 @@ class Said:
     faces: Int[Tensor, "b f 3"]
     gate: Int[Tensor, "b 2"]
     guess: Int[Tensor, "b 3"]
+    open_ends: Int[Tensor, "b n"]
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Of the same sentences: edges with how many faces each has, and gates, to come and now."""
+
+    edges: Int[Tensor, "b e 2"]  # the vertex with the lower number first
+    edge_faces: Int[Tensor, "b e"]
+    stack: Int[Tensor, "b s 3"]  # of which the first `depth` count
+    depth: Int[Tensor, " b"]
+    gate: Int[Tensor, "b 2"]
+    gated: Bool[Tensor, " b"]
     open_ends: Int[Tensor, "b n"]
 
 
@@ -37,6 +50,23 @@ def likely_places(said: Said, layout: Layout) -> Int[Tensor, "b p 3"]:
     near = torch.where((order.values < FAR_OFF * count)[..., None], near, -1)
     short = NEAREST_TOLD - near.shape[1]
     return torch.cat((torch.stack(told, dim=1), F.pad(near, (0, 0, 0, short), value=-1)), dim=1)
+
+
+def promises(sides: Sides) -> Int[Tensor, "b p 3"]:
+    """Which sides have still to be closed, and by whom; see `tell_promises`."""
+    ends, gate, edges = sides.open_ends[:, :ENDS_TOLD], sides.gate, sides.edges
+    ends = F.pad(ends, (0, ENDS_TOLD - ends.shape[1]), value=-1)
+    pairs = torch.stack((gate[:, None].expand(-1, ENDS_TOLD, -1), ends[..., None].expand(-1, -1, 2)), dim=-1)
+    pairs = torch.cat((pairs.flatten(1, 2), gate[:, None]), dim=1).sort(dim=-1).values  # those of ends, the gate
+    on = (edges[:, None] == pairs[:, :, None]).all(dim=-1) & (pairs[..., :1] >= 0)
+    faces = torch.where(on, sides.edge_faces[:, None], 0).sum(dim=-1)
+    waiting = torch.arange(sides.stack.shape[1], device=gate.device) < sides.depth[:, None]
+    to_come = sides.stack[..., :2].sort(dim=-1).values
+    pending = ((to_come[:, None] == pairs[:, :, None]).all(dim=-1) & waiting[:, None]).any(dim=-1)
+    joined = torch.where(faces[:, :-1] == 1, 1 + pending[:, :-1].long(), 0)
+    promised = ((sides.edge_faces == 1).sum(dim=1) - sides.depth - sides.gated.long()).clamp(min=0)
+    more = faces[:, -1].clamp(max=3), (gate >= 0).sum(dim=1), sides.depth, promised
+    return torch.cat((joined, torch.stack(more, dim=1)), dim=1).unflatten(1, (-1, 3))
 
 
 def _image(said: Said, layout: Layout, turn: int, seen: Tensor, on_gate: Tensor) -> Int[Tensor, "b 3"]:

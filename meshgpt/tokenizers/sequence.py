@@ -80,7 +80,7 @@ class SequenceTokenizer(MeshTokenizer, Pretrained):
     def surroundings_of(self, codes: Int[Tensor, "b n"]) -> Surroundings:
         """Those of rows padded with -1, (b, n + 1, ...); from the end of a row on they stay as they are there."""
         rows = codes.cpu().numpy().astype(np.int64)
-        places = np.full((len(rows), rows.shape[1] + 1, self.num_places, 3), -1, dtype=np.int64)
+        places = np.full((len(rows), rows.shape[1] + 1, self.num_places + self.num_facts, 3), -1, dtype=np.int64)
         faces = np.zeros((len(rows), rows.shape[1] + 1), dtype=np.int64)
         for row, length in enumerate((rows >= 0).sum(axis=1)):
             places[row, : length + 1], faces[row, : length + 1] = self.surroundings(rows[row, :length])

@@ -28,6 +28,7 @@ class MeshTokenizer(ABC):
     many_codes_per_face: int = 0  # that few meshes have more of
     num_hints: int = 0  # that `hints` gives for each digit
     num_places: int = 0  # that `surroundings_of` tells there
+    num_facts: int = 0  # rows of three small numbers that it tells behind them
     tells_likely: bool = False  # whether some of them are where the next vertex is likely to be
     corners: int  # per face: 3, or 4 with quads
     says_tips: bool = False  # whether faces are said as those of a `PatchTokenizer`, see `spelt`

@@ -36,6 +36,7 @@ class FaceForm:
     face_corners: int  # 3 or 4
     whole_faces: bool = True  # whether a step is a face
     num_places: int = 0  # of the surroundings of a code; 0 where there are none
+    num_facts: int = 0  # rows of three small numbers behind them
     bins: int = 0
     digits: Tensor | None = None  # (v d), how codes are spelt, where they are
     num_hints: int = 0

@@ -65,7 +65,7 @@ class FaceWriter(nn.Module):
         self.features = FaceFeatures(config.face_features, form.face_corners, coarse) if config.face_features else None
         self.distance_bias = DistanceBias(config.attn_heads) if config.distance_bias else None
         told = form.num_places if config.tell_surroundings else 0
-        self.around = SurroundingsEmbedding(told, form.bins, (coarse, fine)) if told else None
+        self.around = SurroundingsEmbedding(told, form.num_facts, form.bins, (coarse, fine)) if told else None
         self.start_tokens = nn.Parameter(torch.randn(config.num_sos_tokens, coarse))
         self.goes_on = nn.Parameter(torch.zeros(coarse)) if config.window else None  # a piece that is not the beginning
         bins = form.bins or form.vocab_size

@@ -349,8 +349,8 @@ def face_form(tokenizer: Any, config: MeshTransformerConfig) -> FaceForm:
             if getattr(config, field):
                 raise ConfigError(f"{field} tells of single faces, and those of a {kind} share codes: leave it out")
         step = config.codes_per_step or tokenizer.codes_per_step or 1
-        told = (tokenizer.num_places, tokenizer.num_discrete_coors, tokenizer.digits, tokenizer.num_hints)
-        told += (tokenizer.tells_likely,)
+        told = (tokenizer.num_places, tokenizer.num_facts, tokenizer.num_discrete_coors, tokenizer.digits)
+        told += (tokenizer.num_hints, tokenizer.tells_likely)
         return FaceForm(tokenizer.vocab_size, 1, step, corners, False, *told, says_tips=tokenizer.says_tips)
     if config.codes_per_step not in (0, tokens):
         raise ConfigError(f"codes_per_step = {config.codes_per_step}, but a face of a {kind} is {tokens}: leave it out")

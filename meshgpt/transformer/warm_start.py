@@ -26,7 +26,7 @@ OUTLETS = (
     r"(coarse|fine) cross_attention \d+\.1\.to_out\.weight|to_start\..+|film\..+|conditioner\.remaining\.weight"
     r"|cloud_reader\.(out\..+|bins\.weight)|head\.heed\..+|cloud_tips\.(to_end|score_side)\..+|head\.to_agreeing\..+"
 )
-TOLD = r"around\.read\.0\.weight"  # reads the places around a code, and then waves
+TOLD = r"around\.read\.0\.weight"  # reads the places around a code, and then waves and facts
 HINTS = r"head\.to_hints\.\d+\.(weight|bias)"  # near places, and then as many far ones
 
 
@@ -132,7 +132,7 @@ def _copy_categories(model: MeshTransformer, other: MeshTransformer) -> None:
 
 def _tells_more(role: str, theirs: Tensor, ours: Tensor, model: MeshTransformer, other: MeshTransformer) -> bool:
     """Whether a tensor has another shape for no other reason than that this model is told of more places."""
-    if other.form.num_places > model.form.num_places:
+    if other.form.num_places > model.form.num_places or other.form.num_facts > model.form.num_facts:
         return False
     if re.fullmatch(TOLD, role):
         return theirs.shape[0] == ours.shape[0]
@@ -145,7 +145,7 @@ def _copy_told(ours: Tensor, theirs: Tensor, model: MeshTransformer, other: Mesh
     if len(ours) == len(theirs):  # what reads places: columns
         each = PLACE_FEATURES * other.form.num_places
         ours[:, :each] = theirs[:, :each]
-        ours[:, PLACE_FEATURES * model.form.num_places :] = theirs[:, each:]
+        ours[:, PLACE_FEATURES * model.form.num_places :][:, : theirs.shape[1] - each] = theirs[:, each:]
         return
     near, count = len(ours) // 2, len(theirs) // 2
     ours[:count] = theirs[:count]
