@@ -51,7 +51,7 @@ def test_guessing_changes_nothing(past, options, passes):
         ahead = model.generate_result(seed=seed, max_seq_len=40, speculate=9, **options)
         assert torch.equal(plain.codes, ahead.codes) and plain.stopped_by == ahead.stopped_by
         assert torch.equal(plain.face_counts, ahead.face_counts)
-    assert max(passes) > 3  # it did guess
+    assert max(passes) > 1  # it did guess
 
 
 def test_nor_with_guidance_a_budget_and_a_prompt(passes, tiny_meshes):
@@ -68,9 +68,8 @@ def test_nor_with_guidance_a_budget_and_a_prompt(passes, tiny_meshes):
 def test_several_rows_and_models_without_a_cache_do_not_guess(passes):
     model = transformer()
     options = {"seed": 0, "max_seq_len": 30, "speculate": 4}
-    assert torch.equal(
-        model.generate_result(batch_size=2, **options).codes[0], model.generate_result(**options).codes[0]
-    )
+    beside, alone = (model.generate_result(batch_size=rows, **options).codes[0] for rows in (2, 1))
+    assert torch.equal(beside[beside >= 0], alone)
     count = len(passes)
     model.generate_result(batch_size=2, **options)
     model.generate_result(cache_kv=False, **options)
