@@ -74,7 +74,7 @@ def tell_promises(reading, found, facts):
                 facts[number // 3, number % 3] = 2 if reading.pending[edge] > 0 else 1
     gate = find_edge(surface, a, b) if b >= 0 else -1
     facts[2, 2] = min(surface.edge_faces[gate], 3) if gate >= 0 else 0
-    facts[3, 0] = (a >= 0) + (b >= 0)
+    facts[3, 0] = int(a >= 0) + int(b >= 0)
     facts[3, 1] = reading.at[DEPTH]
     facts[3, 2] = max(surface.count[3] - reading.at[DEPTH] - reading.at[GATED], 0)
 
