@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from meshgpt._storage import MOST
 from meshgpt.checkpoint import find_model, load_config, save_model, save_parts, saved_class, upload
 from meshgpt.config import Config
 from meshgpt.data.batch import MeshBatch
@@ -338,8 +339,7 @@ class MeshPipeline:
         A pipeline that is there already is what `from_pretrained` finds until all of the new one is written.
         """
         with save_parts(folder) as fresh:
-            few = dtype in ("int8", "int6")
-            self.tokenizer.save_pretrained(fresh / "tokenizer", dtype="bfloat16" if few else dtype)
+            self.tokenizer.save_pretrained(fresh / "tokenizer", dtype="bfloat16" if dtype in MOST else dtype)
             self.transformer.save_pretrained(fresh / "transformer", dtype=dtype)
             save_model(self, self.config, fresh / self.part)
         return Path(folder)

@@ -94,7 +94,7 @@ def summary(written: "list[GeneratedMesh]", saved: list[Saved], seconds: float, 
         notes += [] if copy is None else [f"{'is' if copy.exact else 'is like'} '{names[copy.index]}'"]
         yield f"  {item.caption:<28} {', '.join(notes)}"
     faces = sum(report.faces for report in reports)
-    chosen = f"; each was chosen from {candidates}, for its closed edges" if candidates > 1 else ""
+    chosen = f"; each was chosen from {candidates}, for its form" if candidates > 1 else ""
     yield f"{len(written)} meshes, {faces} faces, in {seconds:.1f} s{chosen}"
     sound = sum(r.faces > 0 and not r.degenerate_faces and not r.duplicate_faces for r in reports)
     wound = sum(report.faces > 0 and report.consistently_wound for report in reports)

@@ -153,7 +153,7 @@ class SpellingHead(nn.Module):
         scores = wide(self.first(hidden))
         end = scores[..., -1] if told is None else scores[..., -1] + told.end.to(scores.dtype)
         ends = torch.where(may_end, end, -torch.inf)
-        codes = self._with_hints(0, scores[..., :-1], hidden, hints, None)
+        codes = self.with_hints(0, scores[..., :-1], hidden, hints, None)
         codes = self._with_added(0, codes, hidden, self._added(0, self.digits[:0], told))
         return torch.cat((codes, ends[..., None]), dim=-1).log_softmax(dim=-1)
 
@@ -172,21 +172,22 @@ class SpellingHead(nn.Module):
         """
         said = sum(self.said[before](digits[..., before]) for before in range(place))
         vectors = F.silu(self.mix[place - 1](hidden) + said)
-        scores = self._with_hints(place, wide(self.out[place - 1](vectors)), vectors, hints, digits)
+        scores = self.with_hints(place, wide(self.out[place - 1](vectors)), vectors, hints, digits)
         scores = self._with_added(place, scores, vectors, added)
         return scores.masked_fill(self._of("after", place)[begun] < 0, -torch.inf)
 
-    def _with_hints(
+    def with_hints(
         self, place: int, scores: Tensor, vectors: Tensor, hints: Tensor | None, digits: Tensor | None
-    ) -> Tensor:
+    ) -> Float[Tensor, "*n c"]:
+        """Scores of the digit at `place`, behind `digits`, with what each hint adds to the one that it names."""
         if self.to_hints is None or hints is None:
             return scores
         told = hints[..., place, :]
-        added = self.hinted(place, vectors, hints, digits)
+        added = self._hinted(place, vectors, hints, digits)
         return scores.scatter_add(-1, told.clamp(min=0).expand(added.shape), added.to(scores.dtype))
 
-    def hinted(self, place: int, vectors: Tensor, hints: Tensor, digits: Tensor | None) -> Float[Tensor, "*n c"]:
-        """What each hint adds to the digit that it names at `place`, behind `digits`."""
+    def _hinted(self, place: int, vectors: Tensor, hints: Tensor, digits: Tensor | None) -> Float[Tensor, "*n c"]:
+        """What each hint adds, more where all digits before are its own too."""
         assert self.to_hints is not None
         added = wide(self.to_hints[place](vectors))
         if self.to_agreeing is not None and place and digits is not None:
@@ -237,11 +238,8 @@ class SpelledOut:
         for index, place in enumerate(self.places, start=1):
             vectors = F.silu(self.head.mix[index - 1](hidden)[:, None] + place.said, inplace=True)
             scores = wide(self.head.out[index - 1](vectors)) + place.closed
-            told = None if hints is None else hints[:, index]
-            if hints is not None and told is not None and self.head.to_hints is not None and bool((told >= 0).any()):
-                added = self.head.hinted(index, vectors, hints[:, None], place.digits)
-                at = told.clamp(min=0)[:, None].expand(added.shape)
-                scores = scores.scatter_add(-1, at, added.to(scores.dtype))
+            if hints is not None and bool((hints[:, index] >= 0).any()):
+                scores = self.head.with_hints(index, scores, vectors, hints[:, None], place.digits)
             flat = F.pad(scores.log_softmax(dim=-1).flatten(1), (0, 1))
             total += flat.index_select(1, place.of_code)
         return torch.cat((total, first[:, -1:]), dim=-1)
