@@ -48,6 +48,7 @@ JUDGE = Callable[[Sequence[Mesh], Sequence[Any], Sequence[Any]], list[float]]  #
 OPENNESS = 10.0  # for open edges alone
 LOPSIDEDNESS = 2.0  # for no symmetry at all
 PIECES = 0.3  # for each e-fold of parts
+NAMED_OTHERWISE = {"texts": "text", "categories": "category", "num_faces": "faces"}  # by `MeshTransformer`
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,9 @@ class MeshPipeline:
         """
         if min(1 if num_meshes is None else num_meshes, batch_size) < 1:
             raise GenerationError(f"num_meshes and batch_size must be at least 1, got {num_meshes} and {batch_size}")
+        foreign = sorted(options.keys() & NAMED_OTHERWISE.keys())
+        if foreign:
+            raise GenerationError(f"generate has no option {foreign[0]}: here it is {NAMED_OTHERWISE[foreign[0]]}")
         asked = {name: options.pop(name, None) for name in ("category", "faces", "points", "mesh")}
         judge = options.pop("judge", None)
         wishes = Wishes.of(num_meshes, self.transformer.config.kinds, text=text, **asked)

@@ -338,6 +338,7 @@ def test_the_interface_of_the_first_readme_runs_with_texts_in_chinese_and_in_eng
         ({"categories": ["chair"] * 2, "num_faces": [3] * 3}, "2 for categories, 3 for num_faces"),
         ({"conditions": 3}, "conditions must be a Conditions, got int"),
         ({"conditions": Conditions(3), "batch_size": 2}, "conditions of 3 meshes for a batch of 2"),
+        ({"conditions": Conditions(2), "categories": "chair"}, "both conditions and categories are given"),
     ],
 )
 def test_malformed_conditions_are_refused(given, message):

@@ -62,6 +62,11 @@ class Conditioned(nn.Module):
         numbers of rows, or of a kind that the model was not made for.
         """
         if conditions is not None:
+            beside = {"texts": texts, "text_embeds": text_embeds, "text_mask": text_mask, "categories": categories}
+            beside |= {"num_faces": num_faces, "points": points}
+            twice = [name for name, value in beside.items() if value is not None]
+            if twice:
+                raise ConditionError(f"both conditions and {twice[0]} are given: leave one out")
             return self._checked_conditions(conditions, batch_size)
         parts: dict[str, Tensor] = {}
         if texts is not None:
