@@ -24,7 +24,7 @@ from meshgpt.mesh.frame import Frame
 from meshgpt.mesh.mesh import Mesh, drop_unused_vertices
 from meshgpt.mesh.surface import SurfaceReport
 from meshgpt.mesh.symmetry import mirrored_share
-from meshgpt.mesh.topology import orient, topology_report
+from meshgpt.mesh.topology import loose_share, orient, topology_report
 from meshgpt.tokenizers.tokenizer import MeshTokenizer
 from meshgpt.transformer.compressed import compressed
 from meshgpt.transformer.generation import GenerationResult
@@ -48,6 +48,9 @@ JUDGE = Callable[[Sequence[Mesh], Sequence[Any], Sequence[Any]], list[float]]  #
 OPENNESS = 10.0  # for open edges alone
 LOPSIDEDNESS = 2.0  # for no symmetry at all
 PIECES = 0.3  # for each e-fold of parts
+LOOSENESS = 10.0  # for a surface of which all hung in the air
+ROOM = 0.8  # of the faces that a mesh may have, so many are asked for at most where nobody says
+SIZES = 1  # the stream of random numbers that these are drawn from
 NAMED_OTHERWISE = {"texts": "text", "categories": "category", "num_faces": "faces"}  # by `MeshTransformer`
 
 
@@ -66,12 +69,14 @@ class MeshPipelineConfig(Config):
     cond_scale: float = 1.0  # guidance where something is asked for; see `Guidance`
     num_points: int = 1024  # of a cloud or mesh to follow, so many points are shown to the model
     beside_edges: float = 0.0  # of a mesh to follow, the share of them that lie close to its sharp edges
+    usual_faces: tuple[int, ...] = ()  # where no number is asked for, one is drawn: evenly spaced quantiles of it
 
     def validate(self) -> None:
         self.require(self.candidates >= 1, "candidates", "be at least 1")
         self.require(self.num_points >= 1, "num_points", "be at least 1")
         self.require(0 <= self.beside_edges <= 1, "beside_edges", "lie in [0, 1]")
         self.require(self.cond_scale >= 0, "cond_scale", "not be negative")
+        self.require(all(each >= 1 for each in self.usual_faces), "usual_faces", "be at least 1")
 
 
 @dataclass(frozen=True)
@@ -157,7 +162,8 @@ class MeshPipeline:
         options, candidates, shown = self.options_for(wishes, options)
         seeds = self._seeds(seed, wishes.count)
         codes = prompt if prompt is None or isinstance(prompt, Tensor) else self.prompt_codes(prompt)
-        conditions = wishes.conditions(self.transformer.conditions_of, **shown)
+        sized = wishes if codes is not None else self._sized(wishes, seeds, options["max_faces"])
+        conditions = sized.conditions(self.transformer.conditions_of, **shown)
         best: list[GeneratedMesh] = []
         with tqdm(total=wishes.count * candidates, disable=not progress, unit=" meshes") as bar:
             for start in range(0, wishes.count, batch_size):
@@ -241,6 +247,7 @@ class MeshPipeline:
         if not wishes.are_any and any(scale not in (None, 1) for scale in scales):
             raise GenerationError("cond_scale without anything asked for: give text, category, faces, points or mesh")
         options = {**self.config.to_dict(), **options}
+        options.pop("usual_faces")
         candidates, shown = options.pop("candidates"), {name: options.pop(name) for name in SHOWN}
         for name, value in (("candidates", candidates), ("num_points", shown["num_points"])):
             if value < 1:
@@ -252,6 +259,19 @@ class MeshPipeline:
         if not wishes.are_any:
             options["cond_scale"] = 1.0
         return options, candidates, shown
+
+    def _sized(self, wishes: Wishes, seeds: Sequence[int], most: int | None) -> Wishes:
+        """With a number of faces for each mesh of which none is asked for, by its seed, well below `most`.
+
+        The model is told it, and no candidate is measured by it. A mesh that follows a shape gets none.
+        """
+        usual, kinds = self.config.usual_faces, self.transformer.config.kinds
+        if not usual or "num_faces" not in kinds or wishes.faces is not None or wishes.targets is not None:
+            return wishes
+        room = max(usual) if most is None else max(int(ROOM * most), 1)
+        usual = [each for each in usual if each <= room] or [room]
+        draws = [np.random.default_rng((seed, SIZES)).random() for seed in seeds]
+        return replace(wishes, faces=[round(float(np.quantile(usual, draw))) for draw in draws])
 
     def _better(
         self,
@@ -413,7 +433,7 @@ def faults(item: GeneratedMesh, faces: int | None = None) -> tuple[int, float, f
 
 
 def doubt(mesh: Mesh) -> float:
-    """How little a mesh looks made by hand, in nats: for its open edges, its parts, and for want of mirror symmetry.
+    """How little a mesh looks made by hand, in nats: for open edges, parts, parts in the air, and want of symmetry.
 
     With these weights real low-poly meshes and written ones are told apart nearly as well as by logistic regression on
     the same figures (`benchmarks/plausibility.py`); open edges weigh more than they would, as holes can be seen.
@@ -423,7 +443,8 @@ def doubt(mesh: Mesh) -> float:
     report = topology_report(mesh)
     openness = (report.boundary_edges + report.nonmanifold_edges) / max(report.edges, 1)
     symmetry = mirrored_share(mesh)
-    return OPENNESS * openness + LOPSIDEDNESS * (1 - symmetry) + PIECES * float(np.log(report.components))
+    apart = PIECES * float(np.log(report.components)) + LOOSENESS * loose_share(mesh)
+    return OPENNESS * openness + LOPSIDEDNESS * (1 - symmetry) + apart
 
 
 def _entries(value: Any, rows: Sequence[int], count: int) -> list[Any]:

@@ -18,6 +18,7 @@ from meshgpt.mesh.surface import compare_surfaces
 from meshgpt.mesh.topology import topology_report
 from meshgpt.pipeline import (
     CANDIDATE_STRIDE,
+    LOOSENESS,
     LOPSIDEDNESS,
     OPENNESS,
     PIECES,
@@ -272,13 +273,15 @@ def test_of_several_candidates_the_one_with_the_fewest_faults_is_kept(pipeline):
         assert same(pipeline.generate(seed=1, candidates=3, batch_size=batch_size, max_faces=25)[0].mesh, kept[1].mesh)
 
 
-def test_doubt_is_for_open_edges_for_parts_and_for_want_of_symmetry(tetrahedron):
+def test_doubt_is_for_open_edges_for_parts_in_the_air_too_and_for_want_of_symmetry(tetrahedron):
     solid = np.array([[-1, 0, -1], [1, 0, -1], [0, 0, 1], [0, 1, 0]])  # alike left and right, and closed
     faces = np.array([[0, 1, 2], [0, 3, 1], [1, 3, 2], [2, 3, 0]])
     assert doubt(Mesh(solid, faces)) == 0
     assert doubt(Mesh(solid, faces[1:])) == OPENNESS * 3 / 6
     two = Mesh(np.concatenate((solid, solid + [0, 2, 0])), np.concatenate((faces, faces + 4)))
-    assert doubt(two) == pytest.approx(PIECES * np.log(2))
+    assert doubt(two) == pytest.approx(PIECES * np.log(2) + LOOSENESS / 2)
+    touching = Mesh(np.concatenate((solid, solid + [0, 1, 0])), two.faces)
+    assert doubt(touching) == pytest.approx(PIECES * np.log(2))
     assert doubt(tetrahedron) == pytest.approx(LOPSIDEDNESS * 0.5)
     assert doubt(Mesh(solid[:0], faces[:0])) == np.inf
 

@@ -15,6 +15,7 @@ from meshgpt.mesh.topology import (
     components,
     derive_face_edges_from_faces,
     face_graph,
+    loose_share,
     orient,
     topology_report,
 )
@@ -79,6 +80,20 @@ def test_sharing_one_vertex_is_a_wider_neighbourhood():
 def test_components_are_counted_in_order_of_appearance():
     mesh = join([TETRAHEDRON, Mesh(TETRAHEDRON.vertices + 5, TETRAHEDRON.faces)])
     assert components(mesh).tolist() == [0] * 4 + [1] * 4
+
+
+def test_the_loose_share_is_the_surface_apart_from_the_largest_group():
+    def beside(*shifts):
+        moved = [Mesh(TETRAHEDRON.vertices + np.array([shift, 0, 0]), TETRAHEDRON.faces) for shift in shifts]
+        return loose_share(join([TETRAHEDRON, *moved]))
+
+    width = float(np.ptp(TETRAHEDRON.vertices[:, 0]))
+    assert loose_share(TETRAHEDRON) == beside(0.5 * width) == beside(1.01 * width, 2.02 * width) == 0
+    assert beside(3 * width) == pytest.approx(1 / 2)
+    assert beside(width, 2 * width, 9 * width) == pytest.approx(1 / 4)
+    assert loose_share(Mesh(np.zeros((0, 3)), np.zeros((0, 3), dtype=int))) == 0
+    square = Mesh([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]], [[0, 1, 2, 3]])
+    assert loose_share(join([square, Mesh(square.vertices + 4, square.faces)])) == pytest.approx(1 / 2)
 
 
 def test_turned_faces_are_found_and_turned_back():

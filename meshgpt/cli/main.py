@@ -19,10 +19,11 @@ from meshgpt.cli import (
     shapes,
     tokens,
     train,
+    tune,
 )
 from meshgpt.errors import MeshGPTError
 
-GROUPS = (generate, retopo, complete, shapes, demo, data, train, evaluate, tokens, pictures, imports, doctor)
+GROUPS = (generate, retopo, complete, shapes, demo, data, train, tune, evaluate, tokens, pictures, imports, doctor)
 ERROR, INTERRUPTED = 1, 130
 
 

@@ -15,6 +15,7 @@ from meshgpt.mesh.mesh import Mesh, drop_degenerate_faces, first_occurrences, re
 # Faces around one edge or vertex are joined pair by pair up to this many neighbours along the group, so that a fan of
 # F faces gives O(F) graph edges and not F^2. Artist meshes stay far below it.
 MAX_GROUP_REACH = 64
+GAP = 0.02  # of the longest side: parts that lie so near to each other are not loose
 
 
 def face_graph(
@@ -94,6 +95,27 @@ def components(mesh: Mesh, shared: Literal["edge", "vertex"] = "vertex") -> np.n
     """(nf,): the number of the component each face belongs to, counted from 0 in order of first appearance."""
     pairs = face_graph(torch.from_numpy(mesh.faces), shared).numpy()
     return _connected(pairs, mesh.num_faces)
+
+
+def loose_share(mesh: Mesh) -> float:
+    """The share of the surface that hangs in the air, in [0, 1): apart from the largest group of components.
+
+    Components are in one group where their bounding boxes meet, or nearly: within `GAP` of the mesh's longest side.
+    """
+    mesh = mesh.triangulated()
+    label = components(mesh)
+    count = int(label.max(initial=-1)) + 1
+    if count < 2:
+        return 0.0
+    corners, reach = mesh.vertices[mesh.faces], GAP * float(np.ptp(mesh.bounds, axis=0).max())
+    low, high = np.full((count, 3), np.inf), np.full((count, 3), -np.inf)
+    np.minimum.at(low, label, corners.min(axis=1))
+    np.maximum.at(high, label, corners.max(axis=1))
+    meet = ((low[:, None] - reach <= high) & (high[:, None] + reach >= low)).all(axis=-1)
+    group = sparse.csgraph.connected_components(sparse.coo_matrix(meet), directed=False)[1]
+    areas = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1)
+    shares = np.bincount(group[label], weights=areas)
+    return float(1 - shares.max() / max(shares.sum(), np.finfo(float).tiny))
 
 
 def _connected(pairs: np.ndarray, num_nodes: int) -> np.ndarray:

@@ -19,7 +19,16 @@ class TransformerOutput:
     bits_per_face: Tensor  # 0-d: all bits, those of the ends included, over the number of faces
     row_bits: Tensor  # (b), bits of each row
     num_faces: int  # whole faces
-    num_tokens: int  # predicted: codes and ends
+    nats: Tensor  # (m), -log p of each code and end that was predicted, with its gradient
+    at: tuple[Tensor, Tensor]  # the row and the place in it of each
+
+    @property
+    def num_tokens(self) -> int:
+        return self.nats.numel()
+
+    def nats_of_codes(self, codes: Int[Tensor, "b n"]) -> Float[Tensor, "b n1"]:
+        """-log p of each of these codes and, behind the last, of the end; 0 where nothing was predicted."""
+        return self.nats.new_zeros(codes.shape[0], codes.shape[1] + 1).index_put(self.at, self.nats)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

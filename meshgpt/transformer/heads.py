@@ -1,11 +1,14 @@
 """Codes to vectors, and vectors to the probabilities of the next code."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from meshgpt.errors import ConfigError
 from meshgpt.transformer.chunked import linear_nats
 
 SMALL_VOCABULARY = 256  # up to here one softmax is cheap
@@ -82,6 +85,17 @@ class CodeHead(nn.Module):
             self.high_embed = nn.Embedding(high, dim)
             self.second = nn.Linear(dim, self.low_base)
             nn.init.normal_(self.high_embed.weight, std=0.5)
+
+    @torch.no_grad()
+    def sharpen(self, temperatures: Sequence[float]) -> None:
+        """Changes the weights so that digits come as they did at these temperatures: one for all, or one for each.
+
+        Where the low digit may be pointed at, its pointers are left as they are.
+        """
+        layers = (self.first, self.second) if self.two_digits else (self.first,)
+        for layer, temperature in zip(layers, per_digit(temperatures, len(layers)), strict=True):
+            for weight in layer.parameters():
+                weight /= temperature
 
     def select(self, rows: Int[Tensor, " r"]) -> "CodeHead":
         """The head of some of the rows: it knows nothing of any."""
@@ -179,6 +193,14 @@ class CodeHead(nn.Module):
         high = torch.where(is_end, 0, first)
         low = draw(self._low_log_probs(hidden, high, nearby), uniform[:, 1])
         return torch.where(is_end, self.vocab_size, high * self.low_base + low)
+
+
+def per_digit(temperatures: Sequence[float], digits: int) -> list[float]:
+    """One for each digit. Raises `ConfigError` where they are of another number, or not positive."""
+    found = list(temperatures) * (digits if len(temperatures) == 1 else 1)
+    if len(found) != digits or not all(each > 0 for each in found):
+        raise ConfigError(f"temperatures {tuple(temperatures)}: give one, or one for each of {digits} digits, positive")
+    return found
 
 
 def draw(log_probs: Float[Tensor, "b v"], uniform: Float[Tensor, " b"]) -> Int[Tensor, " b"]:

@@ -121,9 +121,9 @@ class FaceWriter(nn.Module):
         may_end = self.may_end.expand(len(targets), -1)
         asked = hidden[predicted], targets[predicted], may_end[predicted]
         memory = self.vertices_said(faces, embedded, plans)
+        index = group_faces[:, None] * targets.shape[1] + torch.arange(targets.shape[1], device=targets.device)
+        at = repeat(group_rows, "g -> g t", t=targets.shape[1])[predicted], index[predicted]
         if isinstance(self.head, SpellingHead):
-            index = group_faces[:, None] * targets.shape[1] + torch.arange(targets.shape[1], device=targets.device)
-            at = repeat(group_rows, "g -> g t", t=targets.shape[1])[predicted], index[predicted]
             beside = around and around.select(at)
             told = self.tips_told(asked[0], at[0], beside, self.cloud_trace(faces, context))
             nats = self.head.nats(*asked, self.hints(beside), told)
@@ -136,8 +136,7 @@ class FaceWriter(nn.Module):
             plain = nats.new_zeros(targets.shape).masked_scatter(predicted, nats)
             plain, hidden = (in_steps(x, all_targets.shape[:2], group_rows, group_faces) for x in (plain, hidden))
             nats = self.pointer.nats(plain, hidden, all_targets, memory)[group_rows, group_faces][predicted]
-        rows = repeat(group_rows, "g -> g t", t=self.tokens_per_face)[predicted]
-        row_bits = nats.detach().new_zeros(len(codes)).index_add(0, rows, nats.detach()) / math.log(2)
+        row_bits = nats.detach().new_zeros(len(codes)).index_add(0, at[0], nats.detach()) / math.log(2)
         num_faces = int((faces[..., -1] >= 0).sum() if around is None else around.faces[:, -1].sum())
         loss = nats.sum() / max(nats.numel(), 1)
         loss = loss if aimed is None else loss + AIM * aimed
@@ -148,7 +147,8 @@ class FaceWriter(nn.Module):
             bits_per_face=row_bits.sum() / max(num_faces, 1),
             row_bits=row_bits,
             num_faces=num_faces,
-            num_tokens=nats.numel(),
+            nats=nats,
+            at=at,
         )
 
     def _draft_loss(

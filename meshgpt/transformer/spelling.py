@@ -4,6 +4,7 @@ What codes have in common, such as a step of nothing along an axis, is learned o
 which digit a coordinate becomes that of a vertex nearby, a score is added there: meshes are full of such coordinates.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from meshgpt.transformer.cloud_tips import TipsTold
-from meshgpt.transformer.heads import wide
+from meshgpt.transformer.heads import per_digit, wide
 
 
 class SpeltEmbedding(nn.Module):
@@ -76,6 +77,16 @@ class SpellingHead(nn.Module):
         self.heed = (
             nn.ModuleList(_constant(dim, 0.5) for _ in bases[:-1]) if told else None
         )  # how much, each coordinate
+
+    @torch.no_grad()
+    def sharpen(self, temperatures: Sequence[float]) -> None:
+        """Changes the weights so that digits come as they did at these temperatures: one for all, or one for each."""
+        for place, temperature in enumerate(per_digit(temperatures, self.places)):
+            layers = [self.first if place == 0 else self.out[place - 1]]
+            layers += [] if self.to_hints is None else [self.to_hints[place]]
+            layers += [] if self.to_agreeing is None or place == 0 else [self.to_agreeing[place - 1]]
+            for weight in (weight for layer in layers for weight in layer.parameters()):
+                weight /= temperature
 
     def nats(
         self,

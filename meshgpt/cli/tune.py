@@ -1,0 +1,52 @@
+"""`meshgpt tune MODEL DATA`: a model gets better at what it writes by writing, as `training.tuning` says."""
+
+import argparse
+from pathlib import Path
+
+from meshgpt.cli.runs import add_run, check_changes, finish
+from meshgpt.cli.settings import changed
+from meshgpt.errors import DataError
+
+
+def add_commands(commands: argparse._SubParsersAction, shared: argparse.ArgumentParser) -> None:
+    tune = commands.add_parser("tune", parents=[shared], help="make a model better by what it writes")
+    tune.add_argument("model", help="a pipeline folder, a Hub name, or a bundled name such as lowpoly")
+    tune.add_argument("data", help="a data set whose meshes say what to ask for: folder, .zip, .npz or a bundled name")
+    tune.add_argument("--max-faces", type=int, default=200, help="ask like meshes of at most so many (default: 200)")
+    tune.add_argument("--no-judge", action="store_true", help="do not let the recognizer of shapes say what is alike")
+    tune.add_argument("--no-val", action="store_true", help="ask like all meshes, hold none out")
+    add_run(tune)
+    tune.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from meshgpt.data.dataset import MeshDataset
+    from meshgpt.evaluation.judge import ShapeJudge
+    from meshgpt.pipeline import MeshPipeline
+    from meshgpt.training.rewards import RewardConfig
+    from meshgpt.training.settings import TrainerConfig
+    from meshgpt.training.tuning import DEFAULTS, TuningConfig, TuningTrainer
+
+    check_changes(arguments)
+    configs = ((TrainerConfig, DEFAULTS), (TuningConfig, {}), (RewardConfig, {}, "rewards."))
+    training, tuning, rewards = changed(configs, arguments)
+    data = MeshDataset(arguments.data).filter(max_faces=arguments.max_faces)
+    if not len(data):
+        raise DataError(f"no mesh of {arguments.data} has at most {arguments.max_faces} faces")
+    data, val = (data, None) if arguments.no_val else data.train_and_val()
+    pipeline = MeshPipeline.from_pretrained(arguments.model)
+    trainer = TuningTrainer(
+        pipeline,
+        data,
+        val_dataset=val,
+        judge=None if arguments.no_judge else ShapeJudge(),
+        rewards=RewardConfig.from_dict(rewards),
+        tuning=TuningConfig.from_dict(tuning),
+        checkpoint_folder=str(arguments.out),
+        **training,
+    )
+    finish(trainer, arguments)
+    if trainer.is_main:
+        pipeline.transformer.load_state_dict(trainer.ema_model.state_dict())
+        folder = pipeline.save_pretrained(Path(arguments.out) / "pipeline")
+        print(f"next: meshgpt generate --model {folder} --view")
