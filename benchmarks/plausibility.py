@@ -25,10 +25,11 @@ from meshgpt.evaluation.authors import PipelineAuthor
 from meshgpt.mesh.canonical import canonicalize
 from meshgpt.mesh.mesh import Mesh
 from meshgpt.mesh.symmetry import mirrored_share
-from meshgpt.mesh.topology import topology_report
+from meshgpt.mesh.topology import loose_share, topology_report
 from meshgpt.pipeline import MeshPipeline, doubt
 
 FIGURES = ("open edges", "edges of three faces", "log of parts", "symmetry", "distinct coordinates", "aligned faces")
+FIGURES += ("surface in the air",)
 STEPS, DECAY = 50, 1.0  # of Newton's method, and of squared coefficients
 
 
@@ -87,7 +88,7 @@ def figures(mesh: Mesh) -> list[float]:
     distinct = [len(np.unique(mesh.vertices[:, axis].round(3))) / vertices for axis in range(3)]
     aligned = float((np.abs(mesh.face_normals).max(axis=1) > 0.995).mean())
     topology = [report.boundary_edges / edges, report.nonmanifold_edges / edges, float(np.log(report.components))]
-    return [*topology, mirrored_share(mesh), float(np.mean(distinct)), aligned]
+    return [*topology, mirrored_share(mesh), float(np.mean(distinct)), aligned, loose_share(mesh)]
 
 
 def area(better: np.ndarray, worse: np.ndarray) -> float:

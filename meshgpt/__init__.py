@@ -75,6 +75,7 @@ if TYPE_CHECKING:
     from meshgpt.training.mesh_trainers import MeshAutoencoderTrainer as MeshAutoencoderTrainer
     from meshgpt.training.mesh_trainers import MeshTransformerTrainer as MeshTransformerTrainer
     from meshgpt.training.settings import TrainerConfig as TrainerConfig
+    from meshgpt.training.tuning import TuningTrainer as TuningTrainer
     from meshgpt.transformer.config import MeshTransformerConfig as MeshTransformerConfig
     from meshgpt.transformer.infill import Infill as Infill
     from meshgpt.transformer.sampling import Sampling as Sampling
@@ -121,6 +122,7 @@ _HOMES = {
     "StripTokenizer": "tokenizers.strip",
     "SurfaceReport": "mesh.surface",
     "TrainerConfig": "training.settings",
+    "TuningTrainer": "training.tuning",
     "VectorSetAutoencoder": "shapes.vecset",
     "build_dataset": "data.build",
     "build_fields": "data.fields",

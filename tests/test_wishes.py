@@ -8,7 +8,7 @@ import torch
 from conditioned_toys import CUBE, TETRAHEDRON, conditioned_pipeline
 from conditioned_toys import knows_letters as knows_letters
 
-from meshgpt.errors import ConditionError, GenerationError, GenerationInterrupted, MeshError, MeshFileError
+from meshgpt.errors import ConditionError, ConfigError, GenerationError, GenerationInterrupted, MeshError, MeshFileError
 from meshgpt.mesh.canonical import canonicalize
 from meshgpt.mesh.clouds import PointCloud, write_points
 from meshgpt.mesh.files import write_mesh
@@ -380,3 +380,35 @@ def test_quads_are_completed_too():
         warnings.simplefilter("ignore")
         [item] = MeshPipeline(tokenizer, model).complete(CUBE, 0.25, seed=0, max_faces=6)
     assert len(item.codes) >= 3 * tokenizer.tokens_per_face
+
+
+# a number of faces where nobody says
+
+
+def test_a_usual_number_of_faces_is_told_where_none_is_asked_for_by_the_seed(monkeypatch):
+    usual = (10, 20, 30, 200)
+    pipe = conditioned_pipeline()
+    pipe = MeshPipeline(pipe.tokenizer, pipe.transformer, MeshPipelineConfig(usual_faces=usual, max_faces=8))
+    told, write = [], pipe.transformer.generate_result
+
+    def hear(*arguments, conditions, **options):
+        told.append(None if conditions.num_faces is None else conditions.num_faces.tolist())
+        return write(*arguments, conditions=conditions, **options)
+
+    monkeypatch.setattr(pipe.transformer, "generate_result", hear)
+    pipe.generate(seed=[5, 6], num_meshes=2, max_faces=30)
+    pipe.generate(seed=6, max_faces=30)
+    assert told[1] == told[0][1:] and all(10 <= count <= 24 for count in told[0])
+    pipe.generate(seed=list(range(40)), num_meshes=40, batch_size=40, max_faces=300)
+    assert 10 <= min(told[2]) < 15 and 100 < max(told[2]) <= 200 and 10 < np.median(told[2]) < 40
+    pipe.generate(seed=5, max_faces=4)  # no usual number has room
+    assert told[3] == [3]
+    pipe.generate(seed=5, faces=7, max_faces=30)
+    pipe.generate(seed=5, points=CLOUD)
+    pipe.complete(TETRAHEDRON, 0.5, seed=5)
+    assert told[4] == [7] and told[5:] == [None, None]
+
+
+def test_usual_numbers_of_faces_are_positive():
+    with pytest.raises(ConfigError, match="usual_faces"):
+        MeshPipelineConfig(usual_faces=(0, 10))

@@ -26,7 +26,8 @@ from meshgpt.config import Config, resolve_config
 from meshgpt.errors import TrainingError
 from meshgpt.mesh.canonical import quantize
 from meshgpt.mesh.mesh import Mesh
-from meshgpt.mesh.topology import topology_report
+from meshgpt.mesh.symmetry import mirrored_share
+from meshgpt.mesh.topology import loose_share, topology_report
 from meshgpt.pipeline import MeshPipeline
 from meshgpt.text.captions import NO_WORD, CaptionWriter, described
 from meshgpt.tokenizers.tokenizer import MeshTokenizer
@@ -173,6 +174,8 @@ class TuningObjective(Objective):
             "reward": found.mean(),
             "open_edges": np.mean([report.boundary_edges / max(report.edges, 1) for report in reports]),
             "parts": np.mean([report.components for report in reports]),
+            "loose": np.mean([loose_share(mesh) for mesh in meshes]),
+            "symmetry": np.mean([mirrored_share(mesh) for mesh in meshes]),
             "ended": np.mean(ended),
             "faces": np.mean([mesh.num_faces / wish.faces for mesh, wish in zip(meshes, wishes, strict=True)]),
             "likeness": np.mean([value for value, times in zip(likeness, asked, strict=True) if times] or [0.0]),
