@@ -256,6 +256,13 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(tmp_path):
     assert equal_weights(weights_of(whole.model), weights_of(again.model))
 
 
+def test_going_on_with_other_rewards_is_said(tmp_path):
+    trainer_of(tmp_path, 1)()
+    again = trainer_of(tmp_path, 1, rewards=RewardConfig(size=1.0))
+    with pytest.warns(UserWarning, match="rewards.size was 8.0, is now 1.0"):
+        again.resume()
+
+
 def test_validation_asks_the_same_of_each_model_and_changes_nothing(tmp_path):
     asked = []
 

@@ -27,8 +27,8 @@ class RewardConfig(Config):
     form: float = 1.0
     symmetry: float = 3.0
     unfinished: float = 3.0
-    size: float = 4.0
-    likeness: float = 0.5
+    size: float = 8.0
+    likeness: float = 1.2
     empty: float = 20.0
 
     def validate(self) -> None:

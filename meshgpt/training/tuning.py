@@ -62,7 +62,7 @@ class TuningConfig(Config):
     room: float = 1.25
     blame: float = 0.7
     regret: float = 0.3
-    kl_weight: float = 0.05
+    kl_weight: float = 0.03
     temperatures: tuple[float, ...] = (0.8,)
     rows_at_once: int = 12
 
@@ -280,3 +280,9 @@ class TuningTrainer(Trainer):
             val_examples=None if val_dataset is None else WishExamples(val_dataset, known, config.seed),
             accelerator_kwargs=accelerator_kwargs,
         )
+
+    def _identity(self) -> dict[str, Any]:
+        objective = self.objective
+        configs = {"tuning": objective.config.to_dict(), "rewards": objective.rewards.to_dict()}
+        fields = {f"{name}.{field}": value for name, config in configs.items() for field, value in config.items()}
+        return {**super()._identity(), **fields, "judge": type(objective.judge).__name__}
