@@ -64,6 +64,10 @@ def test_worth_is_lost_by_holes_size_kind_and_an_end_that_is_missing():
     assert best == -doubt(whole)
     lopsided = Mesh(whole.vertices + 0.5 * (np.arange(8) == 7)[:, None], whole.faces)
     assert reward(lopsided, True, 12, 0.0) < -doubt(lopsided)
+    two = Mesh(
+        np.concatenate((whole.vertices, whole.vertices + [0, 1, 0])), np.concatenate((whole.faces, whole.faces + 8))
+    )
+    assert reward(two, True, 24, 0.0) == pytest.approx(-doubt(two) - config.pieces * np.log(2))
     assert reward(open_box, True, 10, 0.0) < best
     assert reward(whole, True, 24, 0.0) == pytest.approx(best - config.size * np.log(2))
     assert reward(whole, True, None, 0.0) == best

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from meshgpt.config import Config
 from meshgpt.mesh.mesh import Mesh
 from meshgpt.mesh.symmetry import mirrored_share
+from meshgpt.mesh.topology import components
 from meshgpt.pipeline import doubt
 
 MOST_FOLDS, MOST_NATS = 2.0, 8.0  # farther off than this, in size and in kind, counts as this
@@ -19,13 +20,14 @@ class RewardConfig(Config):
     """How much each thing weighs, in nats.
 
     form: for each nat of `doubt`: open edges, want of symmetry, loose parts. symmetry: more for the share of vertices
-    without a mirror image, since tuning gives it up easily for the rest. unfinished: for a mesh that the model did
+    without a mirror image, and pieces: for each e-fold of parts, since tuning gives these up for the rest. unfinished: for a mesh that the model did
     not end. size: for each e-fold between the faces written and those asked for. likeness: for each nat by which the
     judge doubts that it is what was asked for. empty: for a mesh without faces, in place of all others.
     """
 
     form: float = 1.0
     symmetry: float = 3.0
+    pieces: float = 1.0
     unfinished: float = 3.0
     size: float = 8.0
     likeness: float = 1.2
@@ -44,6 +46,7 @@ def reward(mesh: Mesh, ended: bool, faces: int | None, likeness: float, config: 
     off = 0.0 if faces is None else min(abs(math.log(mesh.num_faces / faces)), MOST_FOLDS)
     unlike = min(-likeness, MOST_NATS)
     form = config.form * doubt(mesh) + config.symmetry * (1 - mirrored_share(mesh))
+    form += config.pieces * math.log(int(components(mesh).max()) + 1)
     return -(form + config.size * off + config.likeness * unlike + config.unfinished * (not ended))
 
 
