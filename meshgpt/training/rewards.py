@@ -20,9 +20,10 @@ class RewardConfig(Config):
     """How much each thing weighs, in nats.
 
     form: for each nat of `doubt`: open edges, want of symmetry, loose parts. symmetry: more for the share of vertices
-    without a mirror image, and pieces: for each e-fold of parts, since tuning gives these up for the rest. unfinished: for a mesh that the model did
-    not end. size: for each e-fold between the faces written and those asked for. likeness: for each nat by which the
-    judge doubts that it is what was asked for. empty: for a mesh without faces, in place of all others.
+    without a mirror image, and pieces: for each e-fold of parts, since tuning gives these up for the rest. unfinished:
+    for a mesh that the model did not end. size: for each e-fold between the faces written and those asked for.
+    likeness: for each nat by which the judge doubts that it is what was asked for. empty: for a mesh without faces, in
+    place of all others.
     """
 
     form: float = 1.0
