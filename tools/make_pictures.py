@@ -27,11 +27,9 @@ def unasked(pipe: meshgpt.MeshPipeline) -> np.ndarray:
     return meshgpt.contact_sheet([item.mesh for item in pipe.generate(seed=0, num_meshes=SHOWN)], columns=4)
 
 
-def texts(pipe: meshgpt.MeshPipeline, cond_scale: float) -> np.ndarray:
+def texts(pipe: meshgpt.MeshPipeline) -> np.ndarray:
     """As `meshgpt generate TEXT` chooses them."""
-    written = pipe.generate(
-        list(TEXTS), seed=0, cond_scale=cond_scale, candidates=JUDGED_CANDIDATES, judge=ShapeJudge()
-    )
+    written = pipe.generate(list(TEXTS), seed=0, candidates=JUDGED_CANDIDATES, judge=ShapeJudge())
     return meshgpt.contact_sheet([item.mesh for item in written], columns=4, titles=TEXTS)
 
 
@@ -58,7 +56,6 @@ def main() -> None:
     parser.add_argument("--model", default="lowpoly")
     parser.add_argument("--points-model", default="lowpoly-points")
     parser.add_argument("--out", type=Path, default=Path("docs/images"))
-    parser.add_argument("--cond-scale", type=float, default=2.0)
     options = parser.parse_args()
     pipe = meshgpt.MeshPipeline.from_pretrained(options.model)
     follower = meshgpt.MeshPipeline.from_pretrained(options.points_model)
@@ -66,7 +63,7 @@ def main() -> None:
     chosen = [val.mesh(index) for index in np.linspace(0, len(val) - 1, FOLLOWED + 2).astype(int)]
     for name, picture in (
         ("contact_sheet", lambda: unasked(pipe)),
-        ("texts", lambda: texts(pipe, options.cond_scale)),
+        ("texts", lambda: texts(pipe)),
         ("points", lambda: followed(follower, chosen[:FOLLOWED])),
         ("completion", lambda: completed(pipe, chosen[FOLLOWED:])),
     ):

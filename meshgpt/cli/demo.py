@@ -12,7 +12,7 @@ from meshgpt.errors import ConfigError
 if TYPE_CHECKING:
     from meshgpt.pipeline import GeneratedMesh
 
-TRAINED_ON = "cc0-lowpoly"
+TRAINED_ON = "cc0-lowpoly+cc0-more"
 
 
 def add_commands(commands: argparse._SubParsersAction, shared: argparse.ArgumentParser) -> None:
@@ -84,7 +84,7 @@ def summary(written: "list[GeneratedMesh]", saved: list[Saved], seconds: float, 
     from meshgpt.evaluation.copies import CopyFinder
     from meshgpt.mesh.topology import topology_report
 
-    dataset = MeshDataset.bundled(TRAINED_ON)
+    dataset = MeshDataset(TRAINED_ON)
     finder = CopyFinder(dataset)
     reports = [topology_report(item.mesh) for item in written]
     copies = [finder.find(item.mesh) for item in written]

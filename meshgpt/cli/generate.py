@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", "max_faces", "candidates")
 WISHES = ("text", "category", "faces", "points", "mesh", "negative_text")
 GUIDANCE = ("cond_scale", "cond_scale_end", "rescale_phi")
-JUDGED_CANDIDATES = 12  # where a recognizer chooses; see `benchmarks/choosing.py`
+JUDGED_CANDIDATES = 32  # where a recognizer chooses; see `benchmarks/asked_by_name.py`
 
 
 def add_commands(commands: argparse._SubParsersAction, shared: argparse.ArgumentParser) -> None:

@@ -6,7 +6,7 @@ from typing import Any, no_type_check
 
 from meshgpt.errors import ConditionError
 
-MOST_CANDIDATES = 16
+MOST_CANDIDATES = 32
 MOST_SEED = 2**31 - 1
 MOST_LETTERS = 300
 MOST_GUIDANCE = 10.0
