@@ -246,8 +246,8 @@ class MeshPipeline:
         scales = [options.get(name) for name in ("cond_scale", "cond_scale_end")]
         if not wishes.are_any and any(scale not in (None, 1) for scale in scales):
             raise GenerationError("cond_scale without anything asked for: give text, category, faces, points or mesh")
-        options = {**self.config.to_dict(), **options}
-        options.pop("usual_faces")
+        usual = {name: value for name, value in self.config.to_dict().items() if name != "usual_faces"}
+        options = {**usual, **options}
         candidates, shown = options.pop("candidates"), {name: options.pop(name) for name in SHOWN}
         for name, value in (("candidates", candidates), ("num_points", shown["num_points"])):
             if value < 1:

@@ -362,6 +362,7 @@ def test_another_tokenizer_makes_a_pipeline_too(tmp_path):
         ({"prompt": Mesh(np.eye(3), [[0, 0, 1]])}, "no face of the prompt"),
         ({"temperature": -1.0}, "temperature must be 0"),
         ({"texts": "a chair"}, "no option texts: here it is text"),
+        ({"usual_faces": (10, 20)}, "generate has no option 'usual_faces'"),
     ],
 )
 def test_requests_that_cannot_be_served_are_refused(pipeline, options, says):

@@ -24,7 +24,6 @@ from meshgpt.training.tuning import (
     TuningObjective,
     TuningTrainer,
     Wish,
-    Wishes,
     WishExamples,
     conditions_of,
     faces_of,
@@ -321,9 +320,3 @@ def test_a_model_is_tuned_from_the_command_line(tmp_path, capsys):
     assert tuned.generate(seed=0, max_faces=4, candidates=1)[0].codes.numel() > 0
     assert main([*command[:4], "1", "--no-val", "-o", str(tmp_path / "other")]) == 1
     assert "no mesh of tiny has at most 1 faces" in capsys.readouterr().err
-
-
-def test_a_batch_of_wishes_is_the_same_on_every_device():
-    batch = Wishes((Wish("a box", None, 3), Wish(None, "box", 4)))
-    assert batch.to("cpu") is batch
-    assert [wish.faces for wish in batch.repeated(2)] == [3, 3, 4, 4]

@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
-from meshgpt.cli.runs import add_run, check_changes, finish
+from meshgpt.cli.runs import add_run, finish
 from meshgpt.cli.settings import changed
-from meshgpt.errors import DataError
+from meshgpt.cli.train import datasets
 
 
 def add_commands(commands: argparse._SubParsersAction, shared: argparse.ArgumentParser) -> None:
@@ -20,20 +20,15 @@ def add_commands(commands: argparse._SubParsersAction, shared: argparse.Argument
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from meshgpt.data.dataset import MeshDataset
     from meshgpt.evaluation.judge import ShapeJudge
     from meshgpt.pipeline import MeshPipeline
     from meshgpt.training.rewards import RewardConfig
     from meshgpt.training.settings import TrainerConfig
     from meshgpt.training.tuning import DEFAULTS, TuningConfig, TuningTrainer
 
-    check_changes(arguments)
     configs = ((TrainerConfig, DEFAULTS), (TuningConfig, {}), (RewardConfig, {}, "rewards."))
     training, tuning, rewards = changed(configs, arguments)
-    data = MeshDataset(arguments.data).filter(max_faces=arguments.max_faces)
-    if not len(data):
-        raise DataError(f"no mesh of {arguments.data} has at most {arguments.max_faces} faces")
-    data, val = (data, None) if arguments.no_val else data.train_and_val()
+    data, val = datasets(arguments)
     pipeline = MeshPipeline.from_pretrained(arguments.model)
     trainer = TuningTrainer(
         pipeline,

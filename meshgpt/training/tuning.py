@@ -13,7 +13,7 @@ Hence bad meshes count less than good ones (`regret`), and the penalty grows fas
 
 import copy
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, no_type_check
 
 import numpy as np
@@ -25,10 +25,9 @@ from torch import Tensor, nn
 from meshgpt.config import Config, resolve_config
 from meshgpt.errors import TrainingError
 from meshgpt.mesh.canonical import quantize
-from meshgpt.mesh.mesh import Mesh
 from meshgpt.mesh.symmetry import mirrored_share
 from meshgpt.mesh.topology import loose_share, topology_report
-from meshgpt.pipeline import MeshPipeline
+from meshgpt.pipeline import JUDGE, MeshPipeline
 from meshgpt.text.captions import NO_WORD, CaptionWriter, described
 from meshgpt.tokenizers.tokenizer import MeshTokenizer
 from meshgpt.training.examples import MeshExamples
@@ -40,8 +39,8 @@ from meshgpt.transformer.conditions import Conditions
 from meshgpt.transformer.generation import GenerationResult
 from meshgpt.transformer.held import as_in_evaluation
 from meshgpt.transformer.transformer import MeshTransformer
+from meshgpt.wishes import Wishes
 
-Judge = Callable[[Sequence[Mesh], Sequence[Any], Sequence[Any]], Sequence[float]]
 SEEDS = 2**31 - 1
 FARTHEST = 6.0  # nats by which one code became less likely, beyond which the penalty grows no more
 DEFAULTS = {"num_train_steps": 100, "batch_size": 4, "learning_rate": 3e-4, "scheduler": "wsd", "warmup_steps": 5}
@@ -85,19 +84,6 @@ class Wish:
     faces: int
 
 
-@dataclasses.dataclass(frozen=True)
-class Wishes:
-    """A batch of them; plain values, the same on every device."""
-
-    each: tuple[Wish, ...]
-
-    def to(self, device: Any) -> "Wishes":
-        return self
-
-    def repeated(self, times: int) -> list[Wish]:
-        return [wish for wish in self.each for _ in range(times)]
-
-
 class WishExamples(MeshExamples):
     """What the meshes of a data set could have been asked for by, which depends on (seed, epoch, mesh) alone.
 
@@ -126,19 +112,22 @@ class TuningObjective(Objective):
     """Policy gradients on meshes that the model writes while it learns. `reference`: the model that it began as."""
 
     @no_type_check
-    def __init__(self, pipeline: MeshPipeline, config: TuningConfig, rewards: RewardConfig, judge: Judge | None):
+    def __init__(self, pipeline: MeshPipeline, config: TuningConfig, rewards: RewardConfig, judge: JUDGE | None):
         self.pipeline, self.config, self.rewards, self.judge = pipeline, config, rewards, judge
         self.reference = copy.deepcopy(pipeline.transformer).eval().requires_grad_(False)
 
-    def collate(self, examples: Sequence[Wish]) -> Wishes:
-        return Wishes(tuple(examples))
+    def collate(self, examples: Sequence[Wish]) -> list[Wish]:
+        return list(examples)
 
-    def weight(self, batch: Wishes) -> float:
-        return float(len(batch.each))
+    def to_device(self, batch: list[Wish], device: torch.device) -> list[Wish]:
+        return batch
 
-    def losses(self, model: nn.Module, batch: Wishes) -> Losses:
+    def weight(self, batch: list[Wish]) -> float:
+        return float(len(batch))
+
+    def losses(self, model: nn.Module, batch: list[Wish]) -> Losses:
         assert isinstance(model, MeshTransformer)
-        wishes = batch.repeated(self.config.group_size)
+        wishes = [wish for wish in batch for _ in range(self.config.group_size)]
         with as_in_evaluation(model):
             with torch.no_grad():
                 conditions = conditions_of(model, wishes)
@@ -233,12 +222,10 @@ def faces_of(tokenizer: MeshTokenizer, codes: Int[Tensor, "b n"]) -> Int[np.ndar
 def conditions_of(model: MeshTransformer, wishes: Sequence[Wish]) -> Conditions:
     """The wishes as far as the model takes them."""
     kinds = model.config.kinds
-    given: dict[str, list[Any]] = {"num_faces": [wish.faces for wish in wishes]}
-    if "text" in kinds:
-        given["texts"] = [wish.text for wish in wishes]
-    if "category" in kinds:
-        given["categories"] = [wish.category for wish in wishes]
-    return model.conditions_of(len(wishes), **given)
+    texts = [wish.text for wish in wishes] if "text" in kinds else None
+    categories = [wish.category for wish in wishes] if "category" in kinds else None
+    asked = Wishes(len(wishes), texts, categories, [wish.faces for wish in wishes])
+    return asked.conditions(model.conditions_of, num_points=0)
 
 
 class TuningTrainer(Trainer):
@@ -258,7 +245,7 @@ class TuningTrainer(Trainer):
         config=None,
         *,
         val_dataset=None,
-        judge: Judge | None = None,
+        judge: JUDGE | None = None,
         rewards: RewardConfig | None = None,
         tuning: TuningConfig | None = None,
         **keywords,
