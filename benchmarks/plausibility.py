@@ -1,4 +1,4 @@
-"""What tells written meshes from real ones, and how well the choice among candidates (`pipeline.doubt`) knows it.
+"""What tells written meshes from real ones, and how well the choice among candidates (`mesh.form.doubt`) knows it.
 
     python benchmarks/plausibility.py --count 200
 
@@ -23,10 +23,11 @@ import torch
 from meshgpt.data.dataset import MeshDataset
 from meshgpt.evaluation.authors import PipelineAuthor
 from meshgpt.mesh.canonical import canonicalize
+from meshgpt.mesh.form import doubt
 from meshgpt.mesh.mesh import Mesh
 from meshgpt.mesh.symmetry import mirrored_share
 from meshgpt.mesh.topology import loose_share, topology_report
-from meshgpt.pipeline import MeshPipeline, doubt
+from meshgpt.pipeline import MeshPipeline
 
 FIGURES = ("open edges", "edges of three faces", "log of parts", "symmetry", "distinct coordinates", "aligned faces")
 FIGURES += ("surface in the air",)

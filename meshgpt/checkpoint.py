@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from meshgpt._adapter import adapted, adapter
 from meshgpt._storage import DTYPES, restored, stored
 from meshgpt.config import Config
 from meshgpt.errors import CheckpointError
@@ -28,6 +29,7 @@ except ImportError:  # not on Windows, where two processes may make the same thi
     fcntl = None
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+BASE = "base"  # the subfolder with the model that an adapter changes, where that is not known by a name
 SAVED_PARTS = ".saved-parts"  # holds the parts of a whole between the moment it is saved and that of their moves
 FORMAT_VERSION = 1
 BUNDLED_MODELS = Path(__file__).parent / "bundled" / "models"
@@ -46,10 +48,16 @@ class Pretrained:
     beside: ClassVar[str | None] = None
     config: Any
 
-    def save_pretrained(self, folder: str | Path, dtype: str | None = None) -> Path:
+    @no_type_check
+    def save_pretrained(self, folder, dtype=None, *, adapter_of=None, rank=8) -> Path:
         """Writes config and weights to `folder`; with `dtype` bfloat16 or float16 in half the bytes, int8 a quarter,
-        int6 a fifth."""
-        return save_model(self, self.config, folder, dtype=dtype)
+        int6 a fifth, int5 a sixth.
+
+        adapter_of: the model that this one was tuned from, a folder, a bundled or Hub name; then only the difference is
+        written, of each matrix the part of this `rank`, as int8 unless `dtype` says otherwise: kilobytes, and nearly
+        the same model. A bundled or Hub name is looked up again when it is loaded; what is in a folder is copied.
+        """
+        return save_model(self, self.config, folder, dtype=dtype, adapter_of=adapter_of, rank=rank)
 
     @classmethod
     @no_type_check
@@ -85,8 +93,10 @@ def upload(model, repository: str, private: bool = False, dtype: str | None = No
 
 
 @no_type_check
-def save_model(model, config: Config, folder, dtype: str | None = None) -> Path:
+def save_model(model, config: Config, folder, dtype: str | None = None, adapter_of=None, rank: int = 8) -> Path:
     """Writes `config` and, where `model` is a module, its weights. Raises `CheckpointError` if it cannot be written.
+
+    With `adapter_of`, what tells them from those of another model, see `Pretrained.save_pretrained`.
 
     The new weights are put beside the old ones, then config.json, which knows their hash, is replaced in one step, then
     the weights take their name; a loader that comes in between finds the new weights by their hash.
@@ -95,13 +105,18 @@ def save_model(model, config: Config, folder, dtype: str | None = None) -> Path:
         raise CheckpointError(f"weights can be stored as {', '.join(DTYPES)}, not as {dtype!r}")
     folder = Path(folder)
     entry = {"format": "meshgpt", "version": FORMAT_VERSION, "class": type(model).__name__, "config": config.to_dict()}
+    about, state = {}, model.state_dict() if isinstance(model, nn.Module) else {}
+    if adapter_of is not None:
+        base = find_model(adapter_of, model.part, beside=model.beside)
+        state, dtype = adapter(_weights_in(base, model.part), state, rank), dtype or "int8"
+        about = {"base": _kept_base(base, adapter_of, folder), "base_sha256": _weights_hash(base)}
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         fresh = folder / f"{WEIGHTS_FILE}.new"
         _finish_interrupted(folder, fresh)
         if isinstance(model, nn.Module):
-            write_tensors(fresh, stored(model.state_dict(), dtype))
-            entry["weights"] = {"sha256": file_sha256(fresh), "dtype": dtype or "as trained"}
+            write_tensors(fresh, stored(state, dtype))
+            entry["weights"] = {"sha256": file_sha256(fresh), "dtype": dtype or "as trained", **about}
             sync_folder(folder)
         write_text(folder / f"{CONFIG_FILE}.new", json.dumps(entry, indent=2) + "\n")
         os.replace(folder / f"{CONFIG_FILE}.new", folder / CONFIG_FILE)
@@ -110,6 +125,16 @@ def save_model(model, config: Config, folder, dtype: str | None = None) -> Path:
             os.replace(fresh, folder / WEIGHTS_FILE)
             sync_folder(folder)
     return folder
+
+
+def _kept_base(base: Path, name: str | Path, folder: Path) -> str:
+    """By what name the base of an adapter in `folder` will be found: its own, or that of a copy in the folder."""
+    if not Path(name).exists():
+        return str(name)
+    if base.resolve() != (folder / BASE).resolve():
+        with writing(folder):
+            shutil.copytree(base, folder / BASE, dirs_exist_ok=True)
+    return BASE
 
 
 def _finish_interrupted(folder: Path, fresh: Path) -> None:
@@ -179,12 +204,17 @@ def saved_class(folder) -> str:
 
 @no_type_check
 def load_weights(model: nn.Module, folder) -> None:
-    """Fills `model` with the weights in `folder`, after checking their hash.
+    """Fills `model` with the weights in `folder`, after checking their hash; an adapter is added to its base.
 
-    Raises `CheckpointError` for damaged weights, and for missing, unexpected or mis-shaped tensors, naming them.
+    Raises `CheckpointError` for damaged weights, for missing, unexpected or mis-shaped tensors, naming them, and for an
+    adapter whose base is not there or has changed.
     """
-    folder = Path(folder)
-    expected = (_read_entry(folder).get("weights") or {}).get("sha256")
+    fill_module(model, _weights_in(Path(folder), getattr(model, "part", "")), str(Path(folder) / WEIGHTS_FILE))
+
+
+def _weights_in(folder: Path, part: str) -> dict[str, Tensor]:
+    about = _read_entry(folder).get("weights") or {}
+    expected = about.get("sha256")
     candidates = [folder / WEIGHTS_FILE, folder / f"{WEIGHTS_FILE}.new"]
     present = [path for path in candidates if path.is_file()]
     if not present:
@@ -194,7 +224,20 @@ def load_weights(model: nn.Module, folder) -> None:
         raise CheckpointError(
             f"{present[0]} is damaged: its sha256 is {file_sha256(present[0])}, {CONFIG_FILE} says {expected}"
         )
-    fill_module(model, restored(read_tensors(whole[0])), str(whole[0]))
+    tensors = restored(read_tensors(whole[0]))
+    if "base" not in about:
+        return tensors
+    base = folder / BASE if about["base"] == BASE else find_model(about["base"], part)
+    if _weights_hash(base) != about["base_sha256"]:
+        raise CheckpointError(
+            f"{folder} holds what tells a model from '{about['base']}' as that was when it was saved, but its weights "
+            f"have changed since: they should have the sha256 {about['base_sha256']}"
+        )
+    return adapted(_weights_in(base, part), tensors, str(whole[0]))
+
+
+def _weights_hash(folder: Path) -> str:
+    return (_read_entry(folder).get("weights") or {}).get("sha256", "")
 
 
 def fill_module(model: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
@@ -251,6 +294,7 @@ def _download(name: str, names: tuple[str, ...], revision: str | None, bundled: 
     from huggingface_hub import snapshot_download
 
     prefixes = ("", *(f"{part}/" for part in names))
+    prefixes += tuple(f"{prefix}{BASE}/" for prefix in prefixes)
     wanted = [f"{prefix}{file}" for prefix in prefixes for file in (CONFIG_FILE, WEIGHTS_FILE)]
     try:
         folder = _model_in(

@@ -14,17 +14,17 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from meshgpt._storage import MOST
+from meshgpt._storage import BITS
 from meshgpt.checkpoint import find_model, load_config, save_model, save_parts, saved_class, upload
 from meshgpt.config import Config
 from meshgpt.data.batch import MeshBatch
 from meshgpt.errors import CheckpointError, ConfigError, GenerationError, GenerationInterrupted
 from meshgpt.mesh.canonical import canonicalize
+from meshgpt.mesh.form import doubt
 from meshgpt.mesh.frame import Frame
 from meshgpt.mesh.mesh import Mesh, drop_unused_vertices
 from meshgpt.mesh.surface import SurfaceReport
-from meshgpt.mesh.symmetry import mirrored_share
-from meshgpt.mesh.topology import loose_share, orient, topology_report
+from meshgpt.mesh.topology import orient
 from meshgpt.tokenizers.tokenizer import MeshTokenizer
 from meshgpt.transformer.compressed import compressed
 from meshgpt.transformer.generation import GenerationResult
@@ -44,11 +44,6 @@ SHOWN = ("num_points", "beside_edges")  # of a shape to follow
 SMALLEST_AREA = 1e-9  # a face with less has its corners on one line; on 1,024 bins the least area else is 1.9e-6
 STREAMED = Callable[[int, int, Tensor], None]
 JUDGE = Callable[[Sequence[Mesh], Sequence[Any], Sequence[Any]], list[float]]  # log p of texts and categories asked for
-# So many nats a mesh is worse than a closed one in one piece that is its own mirror image; see `doubt`.
-OPENNESS = 10.0  # for open edges alone
-LOPSIDEDNESS = 2.0  # for no symmetry at all
-PIECES = 0.3  # for each e-fold of parts
-LOOSENESS = 10.0  # for a surface of which all hung in the air
 ROOM = 0.8  # of the faces that a mesh may have, so many are asked for at most where nobody says
 SIZES = 1  # the stream of random numbers that these are drawn from
 NAMED_OTHERWISE = {"texts": "text", "categories": "category", "num_faces": "faces"}  # by `MeshTransformer`
@@ -200,10 +195,13 @@ class MeshPipeline:
         """Keeps the first `keep` (a share) of the faces of a mesh in the order of the tokenizer, and writes the rest.
 
         In canonical order these are the lowest; where faces share codes, those that the walk over the mesh meets first.
-        The results stand where the mesh does. The other arguments are those of `generate`. Raises `GenerationError`
-        where nothing would be kept.
+        The results stand where the mesh does. The other arguments are those of `generate`; where `faces` is not given
+        and some are to be written, as many are asked for as the mesh has, of a model that takes a number. Raises
+        `GenerationError` where nothing would be kept.
         """
         begun, frame, on_mesh = self._begun_codes(mesh, keep), Frame.of(mesh.bounds), options.pop("on_mesh", None)
+        if keep < 1 and options.get("faces") is None and "num_faces" in self.transformer.config.kinds:
+            options["faces"] = mesh.triangulated().num_faces if self.tokenizer.corners == 3 else mesh.num_faces
 
         def placed(item: GeneratedMesh) -> GeneratedMesh:
             return replace(item, mesh=frame.restore_mesh(self.decoded(item.codes)))
@@ -354,17 +352,18 @@ class MeshPipeline:
         return self
 
     @no_type_check
-    def save_pretrained(self, folder, dtype=None) -> Path:
+    def save_pretrained(self, folder, dtype=None, *, adapter_of=None, rank=8) -> Path:
         """Writes tokenizer, transformer and settings to one folder; `dtype` bfloat16 or float16 halves the bytes.
 
-        "int8" makes them a quarter, "int6" a fifth, of the transformer; the tokenizer, whose codes must stay, is then
-        bfloat16.
+        "int8" makes them a quarter, "int6" a fifth, "int5" a sixth, of the transformer; the tokenizer, whose codes must
+        stay, is then bfloat16. adapter_of and rank: of the transformer only what tells it from that of another
+        pipeline, see `Pretrained.save_pretrained`.
 
         A pipeline that is there already is what `from_pretrained` finds until all of the new one is written.
         """
         with save_parts(folder) as fresh:
-            self.tokenizer.save_pretrained(fresh / "tokenizer", dtype="bfloat16" if dtype in MOST else dtype)
-            self.transformer.save_pretrained(fresh / "transformer", dtype=dtype)
+            self.tokenizer.save_pretrained(fresh / "tokenizer", dtype="bfloat16" if dtype in BITS else dtype)
+            self.transformer.save_pretrained(fresh / "transformer", dtype=dtype, adapter_of=adapter_of, rank=rank)
             save_model(self, self.config, fresh / self.part)
         return Path(folder)
 
@@ -430,21 +429,6 @@ def faults(item: GeneratedMesh, faces: int | None = None) -> tuple[int, float, f
     if item.fit is not None:
         return ended, off, item.fit.chamfer
     return ended, off, doubt(item.mesh) - (item.match or 0.0)
-
-
-def doubt(mesh: Mesh) -> float:
-    """How little a mesh looks made by hand, in nats: for open edges, parts, parts in the air, and want of symmetry.
-
-    With these weights real low-poly meshes and written ones are told apart nearly as well as by logistic regression on
-    the same figures (`benchmarks/plausibility.py`); open edges weigh more than they would, as holes can be seen.
-    """
-    if mesh.num_faces == 0:
-        return np.inf
-    report = topology_report(mesh)
-    openness = (report.boundary_edges + report.nonmanifold_edges) / max(report.edges, 1)
-    symmetry = mirrored_share(mesh)
-    apart = PIECES * float(np.log(report.components)) + LOOSENESS * loose_share(mesh)
-    return OPENNESS * openness + LOPSIDEDNESS * (1 - symmetry) + apart
 
 
 def _entries(value: Any, rows: Sequence[int], count: int) -> list[Any]:

@@ -13,19 +13,15 @@ import torch
 from meshgpt.checkpoint import save_model
 from meshgpt.errors import CheckpointError, GenerationError, GenerationInterrupted
 from meshgpt.mesh.canonical import canonicalize
+from meshgpt.mesh.form import LOOSENESS, LOPSIDEDNESS, OPENNESS, PIECES, doubt
 from meshgpt.mesh.mesh import Mesh
 from meshgpt.mesh.surface import compare_surfaces
 from meshgpt.mesh.topology import topology_report
 from meshgpt.pipeline import (
     CANDIDATE_STRIDE,
-    LOOSENESS,
-    LOPSIDEDNESS,
-    OPENNESS,
-    PIECES,
     GeneratedMesh,
     MeshPipeline,
     MeshPipelineConfig,
-    doubt,
     judged,
 )
 from meshgpt.tokenizers.autoencoder import MeshAutoencoder

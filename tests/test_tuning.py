@@ -12,25 +12,26 @@ from meshgpt.data.dataset import MeshDataset
 from meshgpt.data.pack import MeshRecord
 from meshgpt.errors import ConfigError, TrainingError
 from meshgpt.mesh.canonical import canonicalize, quantize
+from meshgpt.mesh.form import Form, doubt
 from meshgpt.mesh.mesh import Mesh
 from meshgpt.mesh.topology import topology_report
-from meshgpt.pipeline import MeshPipeline, doubt
+from meshgpt.pipeline import MeshPipeline
 from meshgpt.tokenizers.coordinates import CoordinateTokenizer
 from meshgpt.tokenizers.patch import PatchTokenizer
 from meshgpt.training.log import read_metrics
-from meshgpt.training.rewards import RewardConfig, advantages, open_sides, reward
+from meshgpt.training.rewards import Attempt, RewardConfig, advantages, energies, open_sides, reward
 from meshgpt.training.tuning import (
     TuningConfig,
     TuningObjective,
     TuningTrainer,
     Wish,
     WishExamples,
-    conditions_of,
     faces_of,
 )
 from meshgpt.transformer.generation import GenerationResult
 from meshgpt.transformer.transformer import MeshTransformer
 
+KINDS = ("text", "category", "num_faces")
 SMALL = {"attn_depth": 1, "attn_heads": 2, "attn_dim_head": 8, "fine_attn_depth": 1, "fine_attn_heads": 2}
 SMALL |= {"fine_attn_dim_head": 8, "max_seq_len": 120, "categories": ("box", "door")}
 QUICK = {"num_train_steps": 2, "batch_size": 2, "log_every": 1, "progress": False}
@@ -56,27 +57,71 @@ def records() -> list[MeshRecord]:
 # what a mesh is worth
 
 
+def attempt(mesh: Mesh, real: Mesh | None = None, **changes) -> Attempt:
+    perfect = Form() if real is None else Form.of(real)
+    return dataclasses.replace(Attempt(Form.of(mesh), perfect, mesh.num_faces), **changes)
+
+
 def test_worth_is_lost_by_holes_size_kind_and_an_end_that_is_missing():
     whole, config = box(1, 1, 1), RewardConfig()
     open_box = Mesh(whole.vertices, whole.faces[:-2])
-    best = reward(whole, True, 12, 0.0)
-    assert best == -doubt(whole)
+    assert reward(attempt(whole, asked=12)) == 0
     lopsided = Mesh(whole.vertices + 0.5 * (np.arange(8) == 7)[:, None], whole.faces)
-    assert reward(lopsided, True, 12, 0.0) < -doubt(lopsided)
+    lost = 1 - Form.of(lopsided).symmetry
+    assert lost > 0 and reward(attempt(lopsided)) == pytest.approx(-doubt(lopsided) - config.symmetry * lost)
     two = Mesh(
         np.concatenate((whole.vertices, whole.vertices + [0, 1, 0])), np.concatenate((whole.faces, whole.faces + 8))
     )
-    assert reward(two, True, 24, 0.0) == pytest.approx(-doubt(two) - config.pieces * np.log(2))
-    assert reward(open_box, True, 10, 0.0) < best
-    assert reward(whole, True, 24, 0.0) == pytest.approx(best - config.size * np.log(2))
-    assert reward(whole, True, None, 0.0) == best
-    assert reward(whole, False, 12, 0.0) == best - config.unfinished
-    assert reward(whole, True, 12, -2.0) == best - 2 * config.likeness
-    assert reward(whole, True, 12, -1e9) == reward(whole, True, 12, -8.0)
-    assert reward(whole, True, 12_000, 0.0) == reward(whole, True, 1200, 0.0)
-    assert reward(Mesh(np.zeros((0, 3)), np.zeros((0, 3), dtype=int)), True, 12, 0.0) == -config.empty
+    assert reward(attempt(two, asked=24)) == pytest.approx(-doubt(two) - config.pieces * np.log(2))
+    assert 0 > reward(attempt(open_box, asked=10)) == -doubt(open_box)
+    assert reward(attempt(whole, asked=24)) == pytest.approx(-config.size * np.log(2))
+    assert reward(attempt(whole, ended=False)) == -config.unfinished
+    assert reward(attempt(whole, likeness=-2.0)) == -2 * config.likeness
+    assert reward(attempt(whole, likeness=-1e9)) == reward(attempt(whole, likeness=-8.0))
+    assert reward(attempt(whole, asked=12_000)) == reward(attempt(whole, asked=1200))
+    assert reward(attempt(whole, energy=0.5)) == config.variety / 2
+    assert reward(attempt(whole, apart=0.2)) == pytest.approx(reward(attempt(whole, apart=0.1)) - 3 * np.log(2))
+    assert reward(attempt(whole, apart=np.inf)) == reward(attempt(whole, apart=1.0)) < reward(attempt(whole, apart=0))
+    assert reward(attempt(Mesh(np.zeros((0, 3)), np.zeros((0, 3), dtype=int)), asked=12)) == -config.empty
     with pytest.raises(ConfigError, match="likeness"):
         RewardConfig(likeness=-1.0)
+
+
+def test_no_more_is_asked_for_than_the_real_mesh_has():
+    whole = box(1, 1, 1)
+    open_box, bent = Mesh(whole.vertices, whole.faces[:-2]), Mesh(whole.vertices**3 + whole.vertices, whole.faces[:-1])
+    assert reward(attempt(open_box, real=open_box)) == 0 > reward(attempt(open_box, real=whole))
+    assert reward(attempt(whole, real=open_box)) == 0
+    assert reward(attempt(open_box, real=bent)) < 0
+
+
+def test_to_be_all_alike_costs_as_much_as_to_be_unlike():
+    rng = np.random.default_rng(0)
+
+    def cloud(x: float) -> np.ndarray:
+        return rng.normal(size=(200, 3)) * 0.01 + [x, 0, 0]
+
+    real = cloud(0.0)
+    alike, one_off = energies(real, [cloud(1.0)] * 3), energies(real, [cloud(0.0), cloud(0.0), cloud(2.0)])
+    assert alike == pytest.approx([-1.0] * 3, abs=0.05)
+    assert one_off == pytest.approx([1.0, 1.0, 0.0], abs=0.05)
+    some = energies(real, [cloud(1.0), None, cloud(-1.0)])
+    assert some[1] == 0 and some[[0, 2]] == pytest.approx([1.0, 1.0], abs=0.05)
+    assert energies(real, [real, None]).tolist() == [0, 0]
+    assert energies(real, [None, None]).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.5, 1.0, 2.0])
+def test_the_energy_is_largest_for_what_is_spread_as_the_real_is(spread):
+    rng, there = np.random.default_rng(1), np.random.default_rng(2).normal(size=400)
+
+    def worth(width: float) -> float:
+        written = rng.normal(size=(400, 8)) * width
+        groups = zip(there, written, strict=True)
+        place = [energies(np.array([[x, 0, 0]]), [np.array([[y, 0, 0]]) for y in row]).mean() for x, row in groups]
+        return float(np.mean(place)) - float(np.mean(np.abs(written[:, :1] - written[:, 1:]))) / 2
+
+    assert worth(1.0) >= worth(spread) - 0.03  # each counts the others in full, the score in halves
 
 
 def test_open_sides_are_the_boundary_edges_of_the_mesh():
@@ -167,8 +212,8 @@ def test_the_better_of_two_becomes_likelier_and_the_worse_less_likely():
     pipeline = toy()
     objective, model = objective_of(pipeline, blame=0.0, kl_weight=0.0, regret=1.0), pipeline.transformer.eval()
     result = written(pipeline, box(1, 1, 1), box(1, 0.2, 0.4))
-    wishes = [Wish(None, "box", 12)] * 2
-    conditions = conditions_of(model, wishes)
+    wishes = [Wish(box(1, 1, 1), category="box")] * 2
+    conditions = objective._conditions(model, wishes)
 
     def likelihoods():
         context = model.context_of(conditions, 2, 0.0)
@@ -190,9 +235,10 @@ def test_of_what_was_worse_only_a_share_counts_and_nothing_of_an_end_that_was_no
     pipeline = toy()
     model, result = pipeline.transformer.eval(), written(pipeline, box(1, 1, 1), box(1, 1, 1))
     cut = dataclasses.replace(result, stopped_by=("max_faces", "max_faces"))
-    conditions, worse = conditions_of(model, [Wish(None, None, 12)] * 2), -np.ones(2)
+    wishes, worse = [Wish(box(1, 1, 1))] * 2, -np.ones(2)
     options = {"blame": 0.0, "kl_weight": 0.0}
     full, third = (objective_of(pipeline, regret=share, **options) for share in (1.0, 0.25))
+    conditions = full._conditions(model, wishes)
     with torch.no_grad():
         whole = float(full._policy_loss(model, conditions, result, worse)[0])
         assert float(third._policy_loss(model, conditions, result, worse)[0]) == pytest.approx(whole / 4)
@@ -217,7 +263,7 @@ def test_codes_of_faces_with_open_sides_are_blamed():
 def test_a_penalty_grows_with_the_distance_from_the_beginning():
     pipeline = toy()
     objective, model, result = objective_of(pipeline), pipeline.transformer.eval(), written(pipeline, box(1, 1, 1))
-    conditions = conditions_of(model, [Wish(None, None, 12)])
+    conditions = objective._conditions(model, [Wish(box(1, 1, 1))])
     assert float(objective._policy_loss(model, conditions, result, np.zeros(1))[1]) == 0
     found = []
     for _ in range(2):
@@ -230,7 +276,7 @@ def test_a_penalty_grows_with_the_distance_from_the_beginning():
 
 
 def test_wishes_are_drawn_from_what_meshes_could_be_asked_for_by():
-    examples = WishExamples(records(), ("box",), seed=3)
+    examples = WishExamples(records(), KINDS, ("box",), seed=3)
     wishes = [examples.get(index, epoch) for index in range(6) for epoch in range(60)]
     assert {wish.faces for wish in wishes} == {12}
     assert {wish.category for wish in wishes} == {None, "box"}
@@ -238,8 +284,9 @@ def test_wishes_are_drawn_from_what_meshes_could_be_asked_for_by():
     assert None in texts and "a box" in texts and len(set(texts)) > 5
     share = np.mean([wish.text is None and wish.category is None for wish in wishes])
     assert 0.08 < share < 0.23
-    assert examples.get(2, 7) == WishExamples(records(), ("box",), seed=3).get(2, 7)
-    assert {WishExamples(records(), ("door",)).get(0, epoch).category for epoch in range(20)} == {None}
+    again = WishExamples(records(), KINDS, ("box",), seed=3).get(2, 7)
+    assert (again.text, again.category) == (examples.get(2, 7).text, examples.get(2, 7).category)
+    assert {WishExamples(records(), KINDS, ("door",)).get(0, epoch).category for epoch in range(20)} == {None}
 
 
 def trainer_of(folder, steps: int, judge=None, **changes) -> TuningTrainer:
@@ -274,7 +321,7 @@ def test_validation_asks_the_same_of_each_model_and_changes_nothing(tmp_path):
         return [-1.0] * len(meshes)
 
     trainer = trainer_of(tmp_path, 1, judge, val_num_batches=1)
-    trainer.val_examples = WishExamples(records(), ("box",))
+    trainer.val_examples = WishExamples(records(), KINDS, ("box",))
     before = weights_of(trainer.model)
     one, two = trainer.validate(), trainer.validate()
     assert one == two and equal_weights(before, weights_of(trainer.model))
@@ -288,9 +335,40 @@ def test_models_that_cannot_be_tuned_are_refused(tmp_path):
     unsized = toy(condition_on_faces=False)
     with pytest.raises(TrainingError, match="how many faces to write"):
         TuningTrainer(unsized, records(), checkpoint_folder=str(tmp_path))
-    follower = toy(condition_on_points=True, num_point_latents=4, point_encoder_depth=1)
-    with pytest.raises(TrainingError, match="it follows points"):
-        TuningTrainer(follower, records(), checkpoint_folder=str(tmp_path))
+
+
+def test_a_model_that_follows_shapes_is_tuned_to_come_near_them(tmp_path):
+    follower = toy(condition_on_points=True, num_point_latents=4, point_encoder_depth=1, categories=())
+    follower.config = dataclasses.replace(follower.config, num_points=32, beside_edges=0.5)
+    wish = WishExamples(records(), ("num_faces", "points")).get(0, 0)
+    assert wish.follows and wish.text is None and wish.category is None
+    assert {WishExamples(records(), ("points",)).get(0, epoch).sized for epoch in range(20)} == {True, False}
+    objective = objective_of(follower)
+    conditions = objective._conditions(follower.transformer, [wish, dataclasses.replace(wish, sized=False)])
+    assert conditions.points is not None and conditions.points.shape == (2, 32, 6)
+    assert torch.equal(conditions.points[0], wish.target.seen(32, 0.5))
+    assert conditions.num_faces is not None and conditions.num_faces.tolist() == [12, -1]
+    worth, figures = objective._worth([wish] * 2, written(follower, wish.real, box(1, 1, 1)))
+    assert worth[0] > worth[1] and 0 < float(figures["apart"]) < 0.5
+    trainer = TuningTrainer(
+        follower, records(), tuning=TuningConfig(group_size=2), checkpoint_folder=str(tmp_path), **QUICK
+    )
+    trainer()
+    assert {"apart", "energy"} <= read_metrics(tmp_path)[-1].keys()
+
+
+def test_what_is_tuned_samples_at_temperature_one(tmp_path):
+    pipeline = toy()
+    pipeline.config = dataclasses.replace(pipeline.config, temperature=0.5)
+    before = {name: weight.clone() for name, weight in pipeline.transformer.head.named_parameters()}
+    trainer = TuningTrainer(
+        pipeline, records(), tuning=TuningConfig(group_size=2), checkpoint_folder=str(tmp_path), **QUICK
+    )
+    torch.testing.assert_close(pipeline.transformer.head.first.weight, 2 * before["first.weight"])
+    trainer()
+    tuned = trainer.tuned()
+    assert tuned.config == dataclasses.replace(pipeline.config, temperature=1.0) and not tuned.transformer.training
+    assert equal_weights(weights_of(tuned.transformer), weights_of(trainer.ema_model))
 
 
 @pytest.mark.parametrize(
@@ -299,7 +377,6 @@ def test_models_that_cannot_be_tuned_are_refused(tmp_path):
         ({"group_size": 1}, "at least 2"),
         ({"room": 0.5}, "room"),
         ({"regret": -1.0}, "regret"),
-        ({"temperatures": ()}, "have an entry"),
         ({"temperatures": (0.0,)}, "be positive"),
         ({"rows_at_once": 0}, "rows_at_once"),
     ],
@@ -318,5 +395,12 @@ def test_a_model_is_tuned_from_the_command_line(tmp_path, capsys):
     assert "next: meshgpt generate --model" in capsys.readouterr().out
     tuned = MeshPipeline.from_pretrained(tmp_path / "run" / "pipeline")
     assert tuned.generate(seed=0, max_faces=4, candidates=1)[0].codes.numel() > 0
+    adapter = [*command, "-o", str(tmp_path / "small"), "--adapter-rank", "2", *changes]
+    assert main(adapter) == 0
+    small = MeshPipeline.from_pretrained(tmp_path / "small" / "pipeline").transformer.state_dict()
+    for name, weight in tuned.transformer.state_dict().items():
+        assert torch.allclose(small[name].float(), weight.float(), atol=2e-2), name
+    assert main([*adapter[:-1], "x=1", "--adapter-rank", "0"]) == 1
+    assert "--adapter-rank must be at least 1, got 0" in capsys.readouterr().err
     assert main([*command[:4], "1", "--no-val", "-o", str(tmp_path / "other")]) == 1
     assert "no mesh of tiny has at most 1 faces" in capsys.readouterr().err

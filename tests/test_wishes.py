@@ -324,6 +324,13 @@ def test_a_completion_may_be_asked_for_something(pipe):
     assert codes_of(pipe.complete(CUBE, 0.5, **asked)) != codes_of(pipe.complete(CUBE, 0.5, text="zzz", **asked))
 
 
+def test_as_many_faces_are_asked_for_as_the_mesh_to_complete_has(pipe):
+    quick = {"seed": 4, "num_meshes": 2}
+    plain = codes_of(pipe.complete(CUBE, 0.5, **quick))
+    assert plain == codes_of(pipe.complete(CUBE, 0.5, faces=12, **quick))
+    assert plain != codes_of(pipe.complete(CUBE, 0.5, faces=40, **quick))
+
+
 def test_completed_meshes_are_handed_over_and_saved_at_ctrl_c_where_they_stand(pipe):
     def on_mesh(index, item):
         handed.append(item)
@@ -406,7 +413,7 @@ def test_a_usual_number_of_faces_is_told_where_none_is_asked_for_by_the_seed(mon
     pipe.generate(seed=5, faces=7, max_faces=30)
     pipe.generate(seed=5, points=CLOUD)
     pipe.complete(TETRAHEDRON, 0.5, seed=5)
-    assert told[4] == [7] and told[5:] == [None, None]
+    assert told[4:] == [[7], None, [4]]  # a mesh that is completed is asked for with its own number
 
 
 def test_usual_numbers_of_faces_are_positive():

@@ -29,9 +29,9 @@ def changed(
     Raises `ConfigError` for a field that none has.
     """
     keywords = [dict(given) for _, given, *_ in configs]
-    known: dict[str, tuple[dict[str, Any], str]] = {}
+    known: dict[str, tuple[dict[str, Any], dataclasses.Field]] = {}
     for (cls, _, *prefix), own in zip(configs, keywords, strict=True):
-        known |= {"".join((*prefix, field.name)): (own, field.name) for field in dataclasses.fields(cls)}
+        known |= {"".join((*prefix, field.name)): (own, field) for field in dataclasses.fields(cls)}
     for change in arguments.changes:
         name, equals, text = change.partition("=")
         if not equals or name not in known:
@@ -39,7 +39,9 @@ def changed(
             advice = f"did you mean '{near[0]}'?" if near else f"fields: {', '.join(sorted(known))}"
             raise ConfigError(f"--set {change}: " + (advice if equals else "write FIELD=VALUE"))
         own, field = known[name]
-        own[field] = value_of(text)
+        value = value_of(text)
+        alone = type(value) in (int, float) and str(field.type).startswith("tuple")
+        own[field.name] = [value] if alone else value
     return keywords
 
 

@@ -13,7 +13,9 @@ Hence bad meshes count less than good ones (`regret`), and the penalty grows fas
 
 import copy
 import dataclasses
+import math
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, no_type_check
 
 import numpy as np
@@ -25,23 +27,26 @@ from torch import Tensor, nn
 from meshgpt.config import Config, resolve_config
 from meshgpt.errors import TrainingError
 from meshgpt.mesh.canonical import quantize
-from meshgpt.mesh.symmetry import mirrored_share
-from meshgpt.mesh.topology import loose_share, topology_report
+from meshgpt.mesh.form import Form
+from meshgpt.mesh.mesh import Mesh
+from meshgpt.mesh.surface import compare_surfaces, sample_surface
 from meshgpt.pipeline import JUDGE, MeshPipeline
 from meshgpt.text.captions import NO_WORD, CaptionWriter, described
 from meshgpt.tokenizers.tokenizer import MeshTokenizer
 from meshgpt.training.examples import MeshExamples
 from meshgpt.training.objective import Losses, Objective
-from meshgpt.training.rewards import RewardConfig, advantages, open_sides, reward
+from meshgpt.training.rewards import Attempt, RewardConfig, advantages, energies, open_sides, reward
 from meshgpt.training.settings import TrainerConfig
 from meshgpt.training.trainer import Trainer
 from meshgpt.transformer.conditions import Conditions
 from meshgpt.transformer.generation import GenerationResult
 from meshgpt.transformer.held import as_in_evaluation
 from meshgpt.transformer.transformer import MeshTransformer
-from meshgpt.wishes import Wishes
+from meshgpt.wishes import Target, Wishes
 
 SEEDS = 2**31 - 1
+COMPARED = 2048  # points by which a mesh is compared with the shape to follow
+POINTS = 512  # by which the meshes written for one wish are compared with one another and with the real one
 FARTHEST = 6.0  # nats by which one code became less likely, beyond which the penalty grows no more
 DEFAULTS = {"num_train_steps": 100, "batch_size": 4, "learning_rate": 3e-4, "scheduler": "wsd", "warmup_steps": 5}
 DEFAULTS |= {"ema_decay": 0.9, "log_every": 5, "val_every": 25, "val_num_batches": 4, "checkpoint_every": 25}
@@ -52,8 +57,9 @@ class TuningConfig(Config):
     """group_size: meshes written for each wish. room: how many times as many faces as asked for a mesh may have before
     it is cut off. blame: how much the open sides of its own face count for a code, beside its mesh. regret: how much
     what was worse than others counts, beside what was better. kl_weight: of the penalty for leaving the model that
-    tuning began with. temperatures: of the digits of a code, one for all or one for
-    each; scores are divided by them before tuning begins, since a model at temperature 1 writes hardly a whole mesh.
+    tuning began with. temperatures: of the digits of a code, one for all or one for each; scores are divided by them
+    before tuning begins, since a model at temperature 1 writes hardly a whole mesh. None: that at which the pipeline
+    samples. The tuned one samples at 1.
     rows_at_once: of which gradients are computed together; fewer need no less memory, but less padding.
     """
 
@@ -62,7 +68,7 @@ class TuningConfig(Config):
     blame: float = 0.7
     regret: float = 0.3
     kl_weight: float = 0.03
-    temperatures: tuple[float, ...] = (0.8,)
+    temperatures: tuple[float, ...] = ()
     rows_at_once: int = 12
 
     def validate(self) -> None:
@@ -70,42 +76,70 @@ class TuningConfig(Config):
         self.require(self.room >= 1, "room", "be at least 1")
         for field in ("blame", "regret", "kl_weight"):
             self.require(getattr(self, field) >= 0, field, "not be negative")
-        self.require(len(self.temperatures) > 0, "temperatures", "have an entry")
         self.require(all(each > 0 for each in self.temperatures), "temperatures", "be positive")
         self.require(self.rows_at_once >= 1, "rows_at_once", "be at least 1")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Wish:
-    """What one mesh is asked to be: a text, a category, both or neither, and always a number of faces."""
+    """What one mesh is asked to be: a text, a category, a number of faces (`sized`), a shape to follow.
 
-    text: str | None
-    category: str | None
-    faces: int
+    real: the normalised mesh that the wish was taken from; faces: how many it has.
+    """
+
+    real: Mesh
+    text: str | None = None
+    category: str | None = None
+    sized: bool = True
+    follows: bool = False
+
+    @property
+    def faces(self) -> int:
+        return self.real.num_faces
+
+    @property
+    def asked_for_kind(self) -> int:
+        """In how many ways a kind of thing is asked for: by text, by category."""
+        return (self.text is not None) + (self.category is not None)
+
+    @cached_property
+    def form(self) -> Form:
+        return Form.of(self.real)
+
+    @cached_property
+    def points(self) -> Float[np.ndarray, "p 3"]:
+        return sample_surface(self.real, POINTS, np.random.default_rng(0))[0]  # as `_points`
+
+    @cached_property
+    def target(self) -> Target:
+        return Target.of(self.real)
 
 
 class WishExamples(MeshExamples):
     """What the meshes of a data set could have been asked for by, which depends on (seed, epoch, mesh) alone.
 
-    Of 20 wishes 8 have a text and a category, 6 a text, 3 a category and 3 neither; of the texts half are captions in
-    one of many wordings, half say "a CATEGORY". A category is one that the model knows.
+    Of a model that follows shapes the mesh itself is asked for, in two of three cases with its number of faces. Of
+    others: of 20 wishes 8 have a text and a category, 6 a text, 3 a category and 3 neither; of the texts half are
+    captions in one of many wordings, half say "a CATEGORY". A category is one that the model knows.
     """
 
     @no_type_check
-    def __init__(self, dataset, categories: Sequence[str], seed: int = 0):
+    def __init__(self, dataset, kinds: Sequence[str], categories: Sequence[str] = (), seed: int = 0):
         super().__init__(dataset, None, seed)
-        self.categories, self.captions = frozenset(categories), CaptionWriter()
+        self.kinds, self.categories, self.captions = tuple(kinds), frozenset(categories), CaptionWriter()
 
     def get(self, index: int, epoch: int) -> Wish:
-        item = self.dataset[int(index)]
-        words, rng = described(item), np.random.default_rng((self.seed, epoch, int(index)))
+        rng = np.random.default_rng((self.seed, epoch, int(index)))
+        real = self.plain(index).mesh.triangulated().normalized()
+        if "points" in self.kinds:
+            return Wish(real, sized=rng.random() < 2 / 3, follows=True)
+        words = described(self.dataset[int(index)])
         kind, draw = words["category"], rng.random()
         named = kind if kind and kind not in NO_WORD else None
         by_name = named is not None and rng.random() < 0.5
         text = f"a {named}" if by_name else self.captions.caption(words, epoch, self.seed)
         category = kind if kind in self.categories else None
-        faces = self.plain(index).mesh.num_faces
-        return Wish(text if draw < 0.7 else None, category if draw < 0.4 or 0.7 <= draw < 0.85 else None, faces)
+        return Wish(real, text if draw < 0.7 else None, category if draw < 0.4 or 0.7 <= draw < 0.85 else None)
 
 
 class TuningObjective(Objective):
@@ -130,7 +164,7 @@ class TuningObjective(Objective):
         wishes = [wish for wish in batch for _ in range(self.config.group_size)]
         with as_in_evaluation(model):
             with torch.no_grad():
-                conditions = conditions_of(model, wishes)
+                conditions = self._conditions(model, wishes)
                 written = self._written(model, conditions, wishes)
             found, metrics = self._worth(wishes, written)
             if not torch.is_grad_enabled():
@@ -140,36 +174,69 @@ class TuningObjective(Objective):
         return Losses(loss, {**metrics, "kl": kl})
 
     def _written(self, model: MeshTransformer, conditions: Conditions, wishes: Sequence[Wish]) -> GenerationResult:
-        most = round(max(wish.faces for wish in wishes) * self.config.room)
+        most = tuple(math.ceil(wish.faces * self.config.room) for wish in wishes)
         seeds = tuple(torch.randint(SEEDS, (len(wishes),)).tolist())
-        options = {"seed": seeds, "max_faces": most, "follow_grammar": model.tokenizer.grammar is not None}
+        options = {"seed": seeds, "row_faces": most, "follow_grammar": model.tokenizer.grammar is not None}
         return model.generate_result(None, len(wishes), conditions=conditions, **options)
+
+    def _conditions(self, model: MeshTransformer, wishes: Sequence[Wish]) -> Conditions:
+        """The wishes as far as the model takes them; of shapes as many points are shown as the pipeline would show."""
+        kinds, shown = model.config.kinds, self.pipeline.config
+        follows = "points" in kinds
+        asked = Wishes(
+            len(wishes),
+            [wish.text for wish in wishes] if "text" in kinds else None,
+            [wish.category for wish in wishes] if "category" in kinds else None,
+            [wish.faces if wish.sized else None for wish in wishes],
+            [wish.target for wish in wishes] if follows else None,
+        )
+        return asked.conditions(model.conditions_of, shown.num_points, shown.beside_edges)
 
     def _worth(
         self, wishes: Sequence[Wish], written: GenerationResult
     ) -> tuple[Float[np.ndarray, " b"], dict[str, Tensor]]:
         """Rewards, and what they are made of as means."""
         meshes = [self.pipeline.decoded(row[row >= 0]) for row in written.codes]
-        likeness = [0.0] * len(meshes)
-        if self.judge is not None:
-            likeness = list(self.judge(meshes, [wish.text for wish in wishes], [wish.category for wish in wishes]))
-        asked = [(wish.text is not None) + (wish.category is not None) for wish in wishes]
-        likeness = [value / max(times, 1) for value, times in zip(likeness, asked, strict=True)]
-        ended = [reason == "end" for reason in written.stopped_by]
-        rows = zip(meshes, ended, wishes, likeness, strict=True)
-        found = np.array([reward(mesh, end, wish.faces, like, self.rewards) for mesh, end, wish, like in rows])
-        reports = [topology_report(mesh) for mesh in meshes]
+        attempts = self._attempts(wishes, meshes, written.stopped_by)
+        found = np.array([reward(attempt, self.rewards) for attempt in attempts])
+        asked = [attempt for attempt, wish in zip(attempts, wishes, strict=True) if wish.asked_for_kind]
         metrics = {
-            "reward": found.mean(),
-            "open_edges": np.mean([report.boundary_edges / max(report.edges, 1) for report in reports]),
-            "parts": np.mean([report.components for report in reports]),
-            "loose": np.mean([loose_share(mesh) for mesh in meshes]),
-            "symmetry": np.mean([mirrored_share(mesh) for mesh in meshes]),
-            "ended": np.mean(ended),
-            "faces": np.mean([mesh.num_faces / wish.faces for mesh, wish in zip(meshes, wishes, strict=True)]),
-            "likeness": np.mean([value for value, times in zip(likeness, asked, strict=True) if times] or [0.0]),
+            "reward": found,
+            "open_edges": [attempt.form.boundary for attempt in attempts],
+            "parts": [attempt.form.parts for attempt in attempts],
+            "loose": [attempt.form.loose for attempt in attempts],
+            "symmetry": [attempt.form.symmetry for attempt in attempts],
+            "ended": [attempt.ended for attempt in attempts],
+            "faces": [mesh.num_faces / wish.faces for mesh, wish in zip(meshes, wishes, strict=True)],
+            "likeness": [attempt.likeness for attempt in asked] or [0.0],
+            "energy": [attempt.energy for attempt in attempts],
+            "apart": [attempt.apart for attempt in attempts if attempt.apart is not None] or [0.0],
         }
-        return found, {name: torch.tensor(float(value)) for name, value in metrics.items()}
+        return found, {name: torch.tensor(float(np.mean(values))) for name, values in metrics.items()}
+
+    def _attempts(self, wishes: Sequence[Wish], meshes: Sequence[Mesh], stopped_by: Sequence[str]) -> list[Attempt]:
+        likeness, energy = np.zeros(len(wishes)), np.zeros(len(wishes))
+        if self.judge is not None and any(wish.asked_for_kind for wish in wishes):
+            found = self.judge(meshes, [wish.text for wish in wishes], [wish.category for wish in wishes])
+            likeness = np.array(found) / [max(wish.asked_for_kind, 1) for wish in wishes]
+        for first in range(0, len(wishes), self.config.group_size):
+            group = slice(first, first + self.config.group_size)
+            if self.rewards.variety and not wishes[first].follows:
+                energy[group] = energies(wishes[first].points, [_points(mesh) for mesh in meshes[group]])
+        attempts = []
+        for index, (wish, mesh) in enumerate(zip(wishes, meshes, strict=True)):
+            attempt = Attempt(Form.of(mesh), wish.form, mesh.num_faces, wish.faces if wish.sized else None)
+            apart = _apart(mesh, wish.real) if wish.follows else None
+            attempts.append(
+                dataclasses.replace(
+                    attempt,
+                    ended=stopped_by[index] == "end",
+                    likeness=float(likeness[index]),
+                    energy=float(energy[index]),
+                    apart=apart,
+                )
+            )
+        return attempts
 
     def _policy_loss(
         self, model: MeshTransformer, conditions: Conditions, written: GenerationResult, better: np.ndarray
@@ -219,13 +286,16 @@ def faces_of(tokenizer: MeshTokenizer, codes: Int[Tensor, "b n"]) -> Int[np.ndar
     return np.broadcast_to(places, (codes.shape[0], len(places)))
 
 
-def conditions_of(model: MeshTransformer, wishes: Sequence[Wish]) -> Conditions:
-    """The wishes as far as the model takes them."""
-    kinds = model.config.kinds
-    texts = [wish.text for wish in wishes] if "text" in kinds else None
-    categories = [wish.category for wish in wishes] if "category" in kinds else None
-    asked = Wishes(len(wishes), texts, categories, [wish.faces for wish in wishes])
-    return asked.conditions(model.conditions_of, num_points=0)
+def _points(mesh: Mesh) -> Float[np.ndarray, "p 3"] | None:
+    """Of its surface, evenly, where it is normalised; None for a mesh without area."""
+    if not mesh.face_areas.sum() > 0:
+        return None
+    return sample_surface(mesh.normalized(), POINTS, np.random.default_rng(0))[0]
+
+
+def _apart(mesh: Mesh, real: Mesh) -> float:
+    """The Chamfer distance; that of one without area counts as infinite."""
+    return compare_surfaces(mesh, real, COMPARED).chamfer if mesh.face_areas.sum() > 0 else np.inf
 
 
 class TuningTrainer(Trainer):
@@ -254,19 +324,26 @@ class TuningTrainer(Trainer):
         accelerator_kwargs = keywords.pop("accelerator_kwargs", None)
         config = resolve_config(TrainerConfig, config, keywords if config is not None else {**DEFAULTS, **keywords})
         kinds = model.config.kinds
-        if "num_faces" not in kinds or "points" in kinds:
-            why = "it follows points" if "points" in kinds else "it cannot be told how many faces to write"
+        if "num_faces" not in kinds:
+            why = "it cannot be told how many faces to write"
             raise TrainingError(f"this model cannot be tuned: {why}; train one with --condition text category faces")
-        model.head.sharpen(tuning.temperatures)
-        known = model.config.categories
+        model.head.sharpen(tuning.temperatures or (pipeline.config.temperature,))
+        known, self.pipeline = model.config.categories, pipeline
         super().__init__(
             model,
-            WishExamples(dataset, known, config.seed),
+            WishExamples(dataset, kinds, known, config.seed),
             TuningObjective(pipeline, tuning, rewards or RewardConfig(), judge),
             config,
-            val_examples=None if val_dataset is None else WishExamples(val_dataset, known, config.seed),
+            val_examples=None if val_dataset is None else WishExamples(val_dataset, kinds, known, config.seed),
             accelerator_kwargs=accelerator_kwargs,
         )
+
+    def tuned(self) -> MeshPipeline:
+        """The pipeline with the averaged weights, as it is now."""
+        transformer = copy.deepcopy(self.pipeline.transformer)
+        transformer.load_state_dict(self.ema_model.state_dict())
+        config = dataclasses.replace(self.pipeline.config, temperature=1.0)
+        return MeshPipeline(self.pipeline.tokenizer, transformer.eval(), config)
 
     def _identity(self) -> dict[str, Any]:
         objective = self.objective

@@ -10,7 +10,7 @@ from einops import rearrange
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from meshgpt.errors import GenerationInterrupted
+from meshgpt.errors import GenerationError, GenerationInterrupted
 from meshgpt.mesh.grammar import OrderGrammar, SequenceGrammar, Surroundings
 from meshgpt.transformer.conditioning import Context
 from meshgpt.transformer.guidance import Guidance
@@ -92,6 +92,10 @@ class _Writing:
         prompt, sampling = request.prompt, request.chooser.sampling
         batch = len(prompt)
         self.limit, self.most_faces = request.max_seq_len, sampling.max_faces or request.max_seq_len
+        row_faces = sampling.row_faces
+        self.row_faces = None if row_faces is None else torch.tensor(row_faces, device=model.device)
+        if self.row_faces is not None and len(self.row_faces) != batch:
+            raise GenerationError(f"row_faces has {len(self.row_faces)} numbers for {batch} rows: give one for each")
         if model.form.whole_faces:
             self.limit = min(self.limit, self.most_faces * self.tokens)
         self.codes = F.pad(prompt, (0, self.limit + self.tokens - prompt.shape[1]), value=-1)
@@ -160,9 +164,10 @@ class _Writing:
 
     def _are_full(self, place: int) -> Bool[Tensor, " b"]:
         """Which rows have room for nothing but the end; of whole faces that is known where one starts."""
+        most = self.most_faces if self.row_faces is None else self.row_faces[self.active].clamp(max=self.most_faces)
         if self.sentences is None:
-            return (self.reader.counts * self.tokens >= self.limit) & (place == 0)
-        return (self.sentences.lengths >= self.limit) | (self.sentences.faces >= self.most_faces)
+            return ((self.reader.counts * self.tokens >= self.limit) | (self.reader.counts >= most)) & (place == 0)
+        return (self.sentences.lengths >= self.limit) | (self.sentences.faces >= most)
 
     def _next_codes(self, codes: Tensor | None, uniform: Tensor, place: int) -> Tensor:
         """What the prompts say at this place, and where they say nothing, what the model does after `codes`."""
@@ -191,9 +196,9 @@ class _Writing:
 
     def _leave(self, codes: Tensor, stays: Tensor) -> None:
         """Rows that wrote the end, or that are full and did not, leave the batch."""
-        full = "max_seq_len" if self.limit == self.request.max_seq_len else "max_faces"
         for row, code, stay in zip(self.active.tolist(), codes.tolist(), stays.tolist(), strict=True):
             if not stay:
+                full = "max_seq_len" if self.lengths[row] >= self.request.max_seq_len else "max_faces"
                 self.reasons[row] = "end" if code == self.model.vocab_size else full
         self._select(torch.nonzero(stays).squeeze(-1))
 

@@ -27,6 +27,7 @@ class Sampling(Config):
     min_p: float | None = None  # keep codes of at least p times the likeliest one's probability (arXiv:2407.01082)
     seed: int | tuple[int, ...] | None = None  # one a sample, or one number s: sample i then has s + i
     max_faces: int | None = None
+    row_faces: tuple[int, ...] | None = None  # the same for each sample
     min_faces: int = 0  # no end before
     follow_grammar: bool = False  # only codes with which the mesh stays as the tokenizer orders it, where it knows how
 
@@ -37,6 +38,7 @@ class Sampling(Config):
             value = getattr(self, field)
             self.require(value is None or 0 < value <= 1, field, "lie in (0, 1]; leave it out to switch it off")
         self.require(self.max_faces is None or self.max_faces >= 1, "max_faces", "be at least 1")
+        self.require(self.row_faces is None or min(self.row_faces, default=1) >= 1, "row_faces", "be at least 1")
         self.require(0 <= self.min_faces, "min_faces", "not be negative")
         self.require(self.max_faces is None or self.min_faces <= self.max_faces, "min_faces", "not exceed max_faces")
 

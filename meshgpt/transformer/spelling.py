@@ -80,9 +80,13 @@ class SpellingHead(nn.Module):
 
     @torch.no_grad()
     def sharpen(self, temperatures: Sequence[float]) -> None:
-        """Changes the weights so that digits come as they did at these temperatures: one for all, or one for each."""
+        """Changes the weights so that digits come as they did at these temperatures: one for all, or one for each.
+
+        What a cloud says of the end and of sides at which faces follow is left as it is.
+        """
         for place, temperature in enumerate(per_digit(temperatures, self.places)):
             layers = [self.first if place == 0 else self.out[place - 1]]
+            layers += [] if self.heed is None or place == len(self.heed) else [self.heed[place]]
             layers += [] if self.to_hints is None else [self.to_hints[place]]
             layers += [] if self.to_agreeing is None or place == 0 else [self.to_agreeing[place - 1]]
             for weight in (weight for layer in layers for weight in layer.parameters()):
