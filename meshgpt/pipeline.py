@@ -120,13 +120,15 @@ class MeshPipeline:
         seed=None,
         num_meshes=None,
         prompt=None,
-        batch_size=16,
+        batch_size=64,
         on_face=None,
         on_mesh=None,
         progress=False,
         **options,
     ) -> list[GeneratedMesh]:
-        """`num_meshes` meshes (one, if no list says otherwise), `batch_size` at a time; seeds do not depend on either.
+        """`num_meshes` meshes (one, if no list says otherwise), `batch_size` rows at a time, candidates counted.
+
+        What a seed gives does not depend on either.
 
         text, and as keywords category and faces (how many to aim at; `max_faces` is the hard limit): what the mesh
         should be, where the model was trained for it. points: a shape to follow, a `PointCloud`, an array (n, 3), or
@@ -161,9 +163,10 @@ class MeshPipeline:
         conditions = sized.conditions(self.transformer.conditions_of, **shown)
         best: list[GeneratedMesh] = []
         with tqdm(total=wishes.count * candidates, disable=not progress, unit=" meshes") as bar:
-            for start in range(0, wishes.count, batch_size):
-                rows, result = range(start, min(start + batch_size, wishes.count)), None
-                together = 1 if on_face else max(1, batch_size // len(rows))  # candidates: faces are told one by one
+            at_once = batch_size if on_face else max(1, batch_size // candidates)  # meshes: faces are told one by one
+            for start in range(0, wishes.count, at_once):
+                rows, result = range(start, min(start + at_once, wishes.count)), None
+                together = 1 if on_face else max(1, batch_size // len(rows))  # candidates
                 try:
                     for first in range(0, candidates, together):
                         rounds = range(first, min(first + together, candidates))
