@@ -3,7 +3,8 @@
     python benchmarks/bundled_model.py
 
 On the validation meshes of up to --max-faces faces: unasked, and asked by their caption, category, number of faces,
-and 1,024 points of their surface, one kind at a time and all together. Prints one JSON object.
+and 1,024 points of their surface, one kind at a time and all together. With --stored int8, int6, int5 or bfloat16 the
+weights are rounded before as `save_pretrained(dtype=)` rounds them. Prints one JSON object.
 """
 
 import argparse
@@ -50,9 +51,14 @@ def main() -> None:
     parser.add_argument("--tokenizer", default="lowpoly")
     parser.add_argument("--data", default="cc0-lowpoly")
     parser.add_argument("--max-faces", type=int, default=200)
+    parser.add_argument("--stored", help="as what weights are stored before")
     options = parser.parse_args()
     torch.set_num_threads(1)
     model = MeshTransformer.from_pretrained(options.model, load_tokenizer(options.tokenizer))
+    if options.stored:
+        with tempfile.TemporaryDirectory() as folder:
+            model.save_pretrained(folder, dtype=options.stored)
+            model = MeshTransformer.from_pretrained(folder, model.tokenizer)
     val = MeshDataset(options.data).filter(max_faces=options.max_faces).split("val")
     with tempfile.TemporaryDirectory() as folder:
         examples = asked_codes(model, val, Path(folder))
