@@ -10,7 +10,7 @@ DTYPES = (*HALVES, *BITS)
 SCALE = ":scale"  # after the name of a tensor of whole numbers: what one of them is worth, a number a row
 EXACT = ":exact"  # ends the names of numbers that are never rounded
 SHAPE = ":shape"  # after the name of one whose numbers of fewer bits than a byte lie one after the other
-LEAST_SIZE = 1024  # smaller tensors are not worth it
+LEAST_SIZE, LEAST_LENGTH = 1024, 64  # smaller tensors, and shorter rows, are not worth it
 LARGE = 1 << 15  # so many weights bear five bits
 CUTS, LEAST_CUT = 9, 0.8  # so many scales are tried for a row, from this share of the one that cuts off nothing
 
@@ -26,7 +26,7 @@ def stored(state: dict[str, Tensor], dtype: str | None) -> dict[str, Tensor]:
             tensors[name] = tensor
         elif dtype in HALVES:
             tensors[name] = tensor.to(HALVES[dtype])
-        elif tensor.ndim < 2 or tensor.numel() < LEAST_SIZE:
+        elif tensor.ndim < 2 or (tensor.numel() < LEAST_SIZE and tensor[0].numel() < LEAST_LENGTH):
             tensors[name] = tensor.to(torch.bfloat16)
         else:
             bits = BITS[dtype] if tensor.numel() >= LARGE else max(BITS[dtype], 6)

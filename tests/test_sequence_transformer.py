@@ -55,6 +55,23 @@ def test_bits_are_those_of_the_next_codes_one_by_one(kind, tiny_meshes):
     assert output.num_tokens == int((codes >= 0).sum()) + len(codes)
 
 
+@pytest.mark.parametrize("tokenizer", [PatchTokenizer(), CoordinateTokenizer()])
+def test_each_row_may_have_a_limit_of_faces(tokenizer):
+    torch.manual_seed(0)
+    model = MeshTransformer(tokenizer, **{**SMALL, "max_seq_len": 180}).double().eval()
+    asked = {"batch_size": 3, "seed": 1, "min_faces": 12, "follow_grammar": True}
+    whole = model.generate_result(max_faces=12, **asked)
+    rows = model.generate_result(row_faces=(3, 40, 7), max_faces=12, **asked)
+    assert rows.face_counts.tolist() == [3, 12, 7] and rows.stopped_by == ("max_faces", whole.stopped_by[1], "max_faces")
+    for row, codes in enumerate(rows.codes):
+        codes = codes[codes >= 0]
+        assert torch.equal(codes, whole.codes[row, : len(codes)])
+    with pytest.raises(GenerationError, match="row_faces has 2 numbers for 3 rows"):
+        model.generate_result(row_faces=(3, 4), **asked)
+    with pytest.raises(GenerationError, match="row_faces must be at least 1"):
+        model.generate_result(row_faces=(3, 0, 4), **asked)
+
+
 @EACH
 def test_cached_writing_is_uncached_writing(kind, tiny_meshes):
     model = transformer(kind)
