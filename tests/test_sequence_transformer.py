@@ -62,7 +62,8 @@ def test_each_row_may_have_a_limit_of_faces(tokenizer):
     asked = {"batch_size": 3, "seed": 1, "min_faces": 12, "follow_grammar": True}
     whole = model.generate_result(max_faces=12, **asked)
     rows = model.generate_result(row_faces=(3, 40, 7), max_faces=12, **asked)
-    assert rows.face_counts.tolist() == [3, 12, 7] and rows.stopped_by == ("max_faces", whole.stopped_by[1], "max_faces")
+    assert rows.face_counts.tolist() == [3, 12, 7]
+    assert rows.stopped_by == ("max_faces", whole.stopped_by[1], "max_faces")
     for row, codes in enumerate(rows.codes):
         codes = codes[codes >= 0]
         assert torch.equal(codes, whole.codes[row, : len(codes)])

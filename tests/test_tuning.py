@@ -388,7 +388,8 @@ def test_settings_that_make_no_sense_are_refused(fields, says):
 
 def test_a_model_is_tuned_from_the_command_line(tmp_path, capsys):
     toy().save_pretrained(tmp_path / "model")
-    settings = ["num_train_steps=1", "batch_size=2", "group_size=2", "rewards.size=1", "progress=false", "temperatures=0.9"]
+    settings = ["num_train_steps=1", "batch_size=2", "group_size=2", "rewards.size=1", "progress=false"]
+    settings += ["temperatures=0.9"]
     changes = [word for setting in settings for word in ("--set", setting)]
     command = ["tune", str(tmp_path / "model"), "tiny", "--max-faces", "60", "--no-judge", "--no-val"]
     assert main([*command, "-o", str(tmp_path / "run"), *changes]) == 0
