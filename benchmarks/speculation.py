@@ -1,14 +1,15 @@
 """Guessing codes ahead of each coarse pass: how many faces a pass, and how much faster a single mesh is written.
 
-    python benchmarks/speculation.py
-    python benchmarks/speculation.py --guesses 4 8 16 32 --unlikely 0.03
+    python benchmarks/speculation.py --model runs/draft/pipeline
+    python benchmarks/speculation.py --model runs/draft/pipeline --guesses 4 8 16 32 --unlikely 0.03
     python benchmarks/speculation.py --coordinates 512 --guesses 9 18 --prompts 4 --max-faces 100
 
-Goes on from the first quarter of validation meshes, with the settings of the pipeline and one seed each, once without
-guesses and once with each number of them, taking turns. The codes must be the same (but for rounding, which is told).
-With --coordinates, by a model of whole faces of that width, 12 + 2 layers, whose weights are random: it is made to say
-the rest of each mesh, so that guesses fit as they fit real meshes. Prints one JSON object: faces a coarse pass, faces a
-CPU second, and times the speed without.
+The model needs the extra head that guesses (docs/training.md); `lowpoly` has none. Goes on from the first quarter of
+validation meshes, with the settings of the pipeline and one seed each, once without guesses and once with each number
+of them, taking turns. The codes must be the same (but for rounding, which is told). With --coordinates, by a model of
+whole faces of that width, 12 + 2 layers, whose weights are random: it is made to say the rest of each mesh, so that
+guesses fit as they fit real meshes. Prints one JSON object: faces a coarse pass, faces a CPU second, and times the
+speed without.
 """
 
 import argparse
@@ -63,7 +64,7 @@ def saying(codes: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="lowpoly")
+    parser.add_argument("--model", help="a pipeline with the extra head")
     parser.add_argument("--data", default="cc0-lowpoly")
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--max-faces", type=int, default=300, help="of the validation meshes")
@@ -71,6 +72,8 @@ def main() -> None:
     parser.add_argument("--coordinates", type=int, metavar="WIDTH", help="a model of whole faces, of random weights")
     parser.add_argument("--unlikely", type=float, default=speculation.UNLIKELY, help="guesses less likely are not read")
     options = parser.parse_args()
+    if not (options.model or options.coordinates):
+        parser.error("give --model, a pipeline with an extra head that guesses (docs/training.md), or --coordinates")
     torch.set_num_threads(1)
     speculation.UNLIKELY = options.unlikely
     passes, temperature = Passes(), 1.0

@@ -37,7 +37,7 @@ class RewardConfig(Config):
     unfinished: float = 3.0
     size: float = 8.0
     likeness: float = 1.2
-    variety: float = 20.0
+    variety: float = 12.0
     nearness: float = 3.0
     empty: float = 20.0
 
