@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = (
-    *("errors", "_env", "_typecheck", "_storage", "config", "checkpoint", "fingerprint"),
+    *("errors", "_env", "_typecheck", "_storage", "_adapter", "config", "checkpoint", "fingerprint"),
     *("mesh", "data", "nn", "text", "tokenizers", "transformer", "shapes"),
     *("wishes", "pipeline", "steering", "retopology", "demo", "training", "evaluation", "cli"),
 )
