@@ -46,12 +46,12 @@ SOLID = ("closed", "winding", "fill")  # ways of becoming solid: all but sheets 
 
 
 def latents_of(
-    autoencoder: VectorSetAutoencoder, data: FieldDataset, view: FieldView, views: int
+    autoencoder: VectorSetAutoencoder, data: FieldDataset, view: FieldView, views: int, number: int | None
 ) -> Float[Tensor, "n m d"]:
-    """Of all shapes as they are seen first, then of all as they are seen next, ..."""
+    """Of all shapes as they are seen first, then of all as they are seen next, ...; so many latents of each."""
     examples = FieldExamples(data, view)
     clouds = [examples.get(i, epoch).sample.surface for epoch in range(views) for i in range(len(data))]
-    return encoded(autoencoder, torch.from_numpy(np.stack(clouds)).split(16))
+    return encoded(autoencoder, [(some, None, number) for some in torch.from_numpy(np.stack(clouds)).split(16)])
 
 
 def brought_back(autoencoder: VectorSetAutoencoder, data: FieldDataset, cloud: int, least_iou: float) -> FieldDataset:
@@ -86,6 +86,7 @@ def main() -> None:
     parser.add_argument("--cloud", type=int, default=1024)
     parser.add_argument("--least-iou", type=float, default=0.75, help="with which the autoencoder brings a shape back")
     parser.add_argument("--views", type=int, default=16, help="of each training shape")
+    parser.add_argument("--latents", type=int, help="of a set (default: as many as the autoencoder has)")
     parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--rate", type=float, default=1e-3)
@@ -103,7 +104,8 @@ def main() -> None:
     parts = (data.filter(split=name) for name in ("train", "val"))
     train, held_out = (brought_back(autoencoder, part, options.cloud, options.least_iou) for part in parts)
     plain = FieldView(cloud=options.cloud, volume=1, near=0)
-    latents = latents_of(autoencoder, train, plain.replace(stretch=0.15, mirror=True), options.views)
+    moved = plain.replace(stretch=0.15, mirror=True)
+    latents = latents_of(autoencoder, train, moved, options.views, options.latents)
     names = [str(name) for name in train.column("category")] * options.views
     model, figures, seconds = trained(options, among, latents, names)
     asked = [name for _ in range(options.each) for name in among]
@@ -112,7 +114,7 @@ def main() -> None:
         num_points=options.cloud, num_steps=options.num_steps, cond_scale=options.cond_scale, resolution=96
     )
     ShapePipeline(autoencoder, model, settings).save_pretrained(options.out / "pipeline", dtype="bfloat16")
-    known, unknown = (latents_of(autoencoder, part, plain, 1) for part in (train, held_out))
+    known, unknown = (latents_of(autoencoder, part, plain, 1, options.latents) for part in (train, held_out))
     extraction = ExtractionConfig(resolution=options.resolution, keep_share=0.01)
     meshes, again = ([found.mesh for found in autoencoder.extract(rows, extraction)] for rows in (drawn, unknown))
     shown = [mesh for mesh in meshes[:48] if mesh.num_faces]

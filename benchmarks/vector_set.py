@@ -20,13 +20,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from meshgpt.cli.settings import add_changes, changed
 from meshgpt.data.field_store import FieldDataset
 from meshgpt.data.primitives import PrimitiveDataset
 from meshgpt.evaluation.fields import report_fields
 from meshgpt.mesh.isosurface import ExtractionConfig
 from meshgpt.mesh.picture import contact_sheet, save_png
 from meshgpt.mesh.primitives import EASY
-from meshgpt.shapes.vecset import VectorSetAutoencoder, vector_set_preset
+from meshgpt.shapes.vecset import VectorSetAutoencoder, VectorSetConfig, vector_set_preset
 from meshgpt.training.field_examples import FieldExamples, FieldView
 from meshgpt.training.field_trainers import VectorSetTrainer
 
@@ -71,18 +72,22 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--precision", default="no", choices=("no", "bf16"))
     parser.add_argument("--target", default="occupancy", choices=("occupancy", "distance"))
+    add_changes(parser)
+    parser.add_argument("--points", type=int, default=512, help="of the volume, and as many near the surface, at once")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("runs/vector-set"))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     train, val = datasets(options)
-    config = vector_set_preset(options.preset).replace(target=options.target)
+    preset = vector_set_preset(options.preset).replace(target=options.target)
+    [fields] = changed([(VectorSetConfig, preset.to_dict())], options)
+    config = VectorSetConfig.from_dict(fields)
     model = VectorSetAutoencoder(config)
     count = sum(weight.numel() for weight in model.parameters())
     print(f"{len(train)} shapes to learn from, {len(val)} held out; {count / 1e6:.2f} M weights", flush=True)
     real = options.kind == "real"
-    view = FieldView(cloud=512, volume=512, near=512)
+    view = FieldView(cloud=512, volume=options.points, near=options.points)
     if real:
         view = view.replace(cloud=1024, stretch=0.25, mirror=True, turn=True)
     every = max(options.steps // 10, 1)

@@ -17,9 +17,11 @@ from tqdm import tqdm
 from meshgpt._storage import BITS
 from meshgpt.checkpoint import find_model, load_config, save_model, save_parts, saved_class, upload
 from meshgpt.config import Config
+from meshgpt.critic import MeshCritic
 from meshgpt.data.batch import MeshBatch
 from meshgpt.errors import CheckpointError, ConfigError, GenerationError, GenerationInterrupted
 from meshgpt.mesh.canonical import canonicalize
+from meshgpt.mesh.finishing import WRITTEN, finished_forms
 from meshgpt.mesh.form import doubt
 from meshgpt.mesh.frame import Frame
 from meshgpt.mesh.mesh import Mesh, drop_unused_vertices
@@ -38,8 +40,10 @@ TOKENIZERS = {  # and the file of each, loaded where it is used: what the learne
     "HalfEdgeTokenizer": "half_edge",
     "StripTokenizer": "strip",
 }
+BESIDE_JUDGE = 0.15  # of the weight of the critic, where a judge says what is like what was asked for
 CANDIDATE_STRIDE = 1_000_003  # between the seeds of one mesh's candidates
 BUDGET_TOLERANCE = 0.2  # a mesh has about as many faces as asked for when it misses by no more
+OF_THE_PIPELINE = ("usual_faces", "critic_weight")  # no call can change them
 SHOWN = ("num_points", "beside_edges")  # of a shape to follow
 SMALLEST_AREA = 1e-9  # a face with less has its corners on one line; on 1,024 bins the least area else is 1.9e-6
 STREAMED = Callable[[int, int, Tensor], None]
@@ -65,6 +69,8 @@ class MeshPipelineConfig(Config):
     num_points: int = 1024  # of a cloud or mesh to follow, so many points are shown to the model
     beside_edges: float = 0.0  # of a mesh to follow, the share of them that lie close to its sharp edges
     usual_faces: tuple[int, ...] = ()  # where no number is asked for, one is drawn: evenly spaced quantiles of it
+    retouch: bool = False  # each candidate is seen in all `finished_forms`, too; see `MeshPipeline.generate`
+    critic_weight: float = 0.0  # of the logit of the critic in the choice among candidates; 0: the pipeline has none
 
     def validate(self) -> None:
         self.require(self.candidates >= 1, "candidates", "be at least 1")
@@ -72,6 +78,7 @@ class MeshPipelineConfig(Config):
         self.require(0 <= self.beside_edges <= 1, "beside_edges", "lie in [0, 1]")
         self.require(self.cond_scale >= 0, "cond_scale", "not be negative")
         self.require(all(each >= 1 for each in self.usual_faces), "usual_faces", "be at least 1")
+        self.require(self.critic_weight >= 0, "critic_weight", "not be negative")
 
 
 @dataclass(frozen=True)
@@ -84,6 +91,19 @@ class GeneratedMesh:
     stopped_by: str  # "end": by the model; else by a limit, "max_faces" or "max_seq_len", or by Ctrl-C, "interrupted"
     fit: SurfaceReport | None = None  # how far it is from the shape that it follows, both normalised
     match: float | None = None  # log-probability that it is what was asked for, where a judge was given
+    form: str = WRITTEN  # which of `finished_forms` it is; the codes are those of the mesh as it was written
+    doubt: float | None = None  # how little it looks made by hand, see `MeshPipeline.doubts_of`; None where none asked
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """By what candidates are chosen, of all meshes of a call."""
+
+    seeds: list[int]
+    wishes: Wishes
+    judge: JUDGE | None
+    retouch: bool
+    max_faces: int | None
 
 
 class MeshPipeline:
@@ -96,10 +116,16 @@ class MeshPipeline:
     config_class, part = MeshPipelineConfig, "pipeline"
 
     def __init__(
-        self, tokenizer: MeshTokenizer, transformer: MeshTransformer, config: MeshPipelineConfig | None = None
+        self,
+        tokenizer: MeshTokenizer,
+        transformer: MeshTransformer,
+        config: MeshPipelineConfig | None = None,
+        critic: MeshCritic | None = None,
     ):
-        self.tokenizer, self.transformer = tokenizer, transformer
+        self.tokenizer, self.transformer, self.critic = tokenizer, transformer, critic
         self.config = config or MeshPipelineConfig()
+        if critic is None and self.config.critic_weight:
+            raise ConfigError(f"critic_weight is {self.config.critic_weight:g}, but there is no critic: give one, or 0")
 
     @no_type_check
     def __call__(self, text=None, *, seed=None, num_meshes=None, prompt=None, **options) -> list[Mesh]:
@@ -139,7 +165,9 @@ class MeshPipeline:
         seed: mesh i is written with seed + i; without one, seeds are drawn and told in the result. candidates: so many
         are written of each mesh, and the best is kept: one that the model ended, that is within a fifth of the faces
         asked for, and that lies nearest to the shape it follows (Chamfer distance); where it follows none, the one that
-        most looks made by hand (see `doubt`). judge: says which of these look most like the text or category asked for,
+        most looks made by hand (see `doubts_of`). retouch: each candidate counts in all its `finished_forms`, as it was
+        written, tidied, and as either half and its mirror image, whichever looks best; not where it follows a shape or
+        goes on from a prompt. judge: says which of these look most like the text or category asked for,
         a function of (meshes, texts, categories) such as `evaluation.judge.ShapeJudge()`. on_face(mesh, face, codes)
         hears of every face as it is written, on_mesh(mesh, generated) of every mesh. progress: shows a bar. Further
         keywords: the fields of `Sampling` and `Guidance`. Raises `GenerationError` for what this model cannot do, and
@@ -157,10 +185,12 @@ class MeshPipeline:
         if negative_text is not None and wishes.texts is None:
             raise GenerationError("negative_text without text: there is nothing that it could change")
         options, candidates, shown = self.options_for(wishes, options)
+        retouch = options.pop("retouch") and prompt is None
         seeds = self._seeds(seed, wishes.count)
         codes = prompt if prompt is None or isinstance(prompt, Tensor) else self.prompt_codes(prompt)
         sized = wishes if codes is not None else self._sized(wishes, seeds, options["max_faces"])
         conditions = sized.conditions(self.transformer.conditions_of, **shown)
+        choose = partial(self._better, choice=_Choice(seeds, wishes, judge, retouch, options["max_faces"]))
         best: list[GeneratedMesh] = []
         with tqdm(total=wishes.count * candidates, disable=not progress, unit=" meshes") as bar:
             at_once = batch_size if on_face else max(1, batch_size // candidates)  # meshes: faces are told one by one
@@ -182,13 +212,13 @@ class MeshPipeline:
                             progress=_shown_on(bar, start * candidates + rounds.stop * len(rows)),
                             **options,
                         )
-                        best[start:] = self._better(best[start:], rows, seeds, result, wishes, judge)
+                        best[start:] = choose(best[start:], rows, result)
                     for index, item in enumerate(best[start:] if on_mesh else (), start):
                         on_mesh(index, item)
                 except KeyboardInterrupt as interrupt:
                     result = getattr(interrupt, "result", result)
                     if result is not None:
-                        best[start:] = self._better(best[start:], rows, seeds, result, wishes, judge)
+                        best[start:] = choose(best[start:], rows, result)
                     raise GenerationInterrupted(filter(_is_something, best), result) from interrupt
             bar.update(bar.total - bar.n)
         return best
@@ -247,7 +277,7 @@ class MeshPipeline:
         scales = [options.get(name) for name in ("cond_scale", "cond_scale_end")]
         if not wishes.are_any and any(scale not in (None, 1) for scale in scales):
             raise GenerationError("cond_scale without anything asked for: give text, category, faces, points or mesh")
-        usual = {name: value for name, value in self.config.to_dict().items() if name != "usual_faces"}
+        usual = {name: value for name, value in self.config.to_dict().items() if name not in OF_THE_PIPELINE}
         options = {**usual, **options}
         candidates, shown = options.pop("candidates"), {name: options.pop(name) for name in SHOWN}
         for name, value in (("candidates", candidates), ("num_points", shown["num_points"])):
@@ -275,18 +305,13 @@ class MeshPipeline:
         return replace(wishes, faces=[round(float(np.quantile(usual, draw))) for draw in draws])
 
     def _better(
-        self,
-        best: list[GeneratedMesh],
-        rows: range,
-        seeds: list[int],
-        result: GenerationResult,
-        wishes: Wishes,
-        judge: JUDGE | None,
+        self, best: list[GeneratedMesh], rows: range, result: GenerationResult, *, choice: _Choice
     ) -> list[GeneratedMesh]:
         """Of each mesh the best so far, or what was written now if it is better; of no mesh yet: what was written.
 
         The result may have several candidates of each row, one round after the other.
         """
+        wishes, judge = choice.wishes, choice.judge
         faces = [None] * len(rows) if wishes.faces is None else [wishes.faces[row] for row in rows]
         keys = [partial(faults, faces=each) for each in faces]
         for first in range(0, len(result.codes), len(rows)):
@@ -294,10 +319,39 @@ class MeshPipeline:
             for index, row in enumerate(rows):
                 target = None if wishes.targets is None else wishes.targets[row]
                 codes, reason = result.codes[first + index], result.stopped_by[first + index]
-                new.append(self.result_of(codes[codes >= 0], seeds[row], reason, target))
+                item = self.result_of(codes[codes >= 0], choice.seeds[row], reason, target)
+                new.append(self._in_best_form(item, faces[index], choice))
             new = new if judge is None else judged(new, rows, wishes, judge)
             best = [min(pair, key=key) for *pair, key in zip(best, new, keys, strict=True)] if best else new
         return best
+
+    def _in_best_form(self, item: GeneratedMesh, faces: int | None, choice: _Choice) -> GeneratedMesh:
+        """With its doubt, and in the form of the least that has no more faces than it may; as it is for a shape."""
+        if item.fit is not None:
+            return item
+        most, forms = choice.max_faces or np.inf, {WRITTEN: item.mesh}
+        if choice.retouch:
+            made = finished_forms(item.mesh, self.tokenizer.num_discrete_coors)
+            forms = {name: mesh for name, mesh in made.items() if name == WRITTEN or mesh.num_faces <= most}
+        doubts = self.doubts_of(list(forms.values()), 1.0 if choice.judge is None else BESIDE_JUDGE)
+        found = [
+            replace(item, mesh=mesh if name == WRITTEN else mesh.grounded(), form=name, doubt=doubt)
+            for (name, mesh), doubt in zip(forms.items(), doubts, strict=True)
+        ]
+        return min(found, key=partial(faults, faces=faces))
+
+    def doubts_of(self, meshes: Sequence[Mesh], share: float = 1.0) -> list[float]:
+        """How little meshes look made by hand, in nats: `doubt`, less what the critic thinks of them by its weight.
+
+        share: of that weight.
+        """
+        by_form, weight = [doubt(mesh) for mesh in meshes], share * self.config.critic_weight
+        if self.critic is None or not weight:
+            return by_form
+        logits = self.critic.judge(meshes)
+        return [
+            each - weight * logit if np.isfinite(each) else each for each, logit in zip(by_form, logits, strict=True)
+        ]
 
     def result_of(self, codes: Tensor, seed: int, reason: str, target: Target | None = None) -> GeneratedMesh:
         """What codes (n,) stand for: in the place of the shape to follow and compared with it, or on the ground."""
@@ -344,7 +398,7 @@ class MeshPipeline:
     def to(self, device: str | torch.device) -> "MeshPipeline":
         """Moves the models; returns the pipeline. Raises `ConfigError` for a device that is not there."""
         try:
-            for model in (self.tokenizer, self.transformer):
+            for model in (self.tokenizer, self.transformer, self.critic):
                 if isinstance(model, nn.Module):
                     model.to(device)
         except (AssertionError, RuntimeError) as error:  # what torch raises, of a build without it as well
@@ -368,6 +422,8 @@ class MeshPipeline:
             self.tokenizer.save_pretrained(fresh / "tokenizer", dtype="bfloat16" if dtype in BITS else dtype)
             self.transformer.save_pretrained(fresh / "transformer", dtype=dtype, adapter_of=adapter_of, rank=rank)
             save_model(self, self.config, fresh / self.part)
+            if self.critic is not None:
+                self.critic.save_pretrained(fresh / self.critic.part, dtype=None if dtype is None else "bfloat16")
         return Path(folder)
 
     @classmethod
@@ -383,7 +439,8 @@ class MeshPipeline:
         transformer = MeshTransformer.from_pretrained(name_or_folder, tokenizer, revision=revision)
         config = load_config(find_model(name_or_folder, cls.part, revision), cls)
         transformer = transformer if weights is None else compressed(transformer, weights)
-        return cls(tokenizer, transformer, config).to(device)
+        critic = MeshCritic.from_pretrained(name_or_folder, revision=revision) if config.critic_weight else None
+        return cls(tokenizer, transformer, config, critic).to(device)
 
     def push_to_hub(self, repository: str, private: bool = False, dtype: str | None = None) -> str:
         """Uploads the pipeline to the Hub repository "owner/name", which is made if need be; gives its address."""
@@ -431,7 +488,7 @@ def faults(item: GeneratedMesh, faces: int | None = None) -> tuple[int, float, f
     off = 0.0 if faces is None else max(0.0, abs(item.mesh.num_faces / faces - 1) - BUDGET_TOLERANCE)
     if item.fit is not None:
         return ended, off, item.fit.chamfer
-    return ended, off, doubt(item.mesh) - (item.match or 0.0)
+    return ended, off, (doubt(item.mesh) if item.doubt is None else item.doubt) - (item.match or 0.0)
 
 
 def _entries(value: Any, rows: Sequence[int], count: int) -> list[Any]:

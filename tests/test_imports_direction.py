@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS = (
     *("errors", "_env", "_typecheck", "_storage", "_adapter", "config", "checkpoint", "fingerprint"),
     *("mesh", "data", "nn", "text", "tokenizers", "transformer", "shapes"),
-    *("wishes", "pipeline", "steering", "retopology", "demo", "training", "evaluation", "cli"),
+    *("critic", "wishes", "pipeline", "steering", "retopology", "demo", "training", "evaluation", "cli"),
 )
 LAST = ("training", "evaluation")  # known only by cli/ and, lazily, by __init__
 TENSORS = ("meshgpt.mesh.farthest",)  # in mesh/, but mathematics of tensors that knows no Mesh: nn/ may use it

@@ -10,7 +10,7 @@ from meshgpt.evaluation.fields import FARTHEST, report_fields, volume_iou
 from meshgpt.mesh.isosurface import ExtractionConfig
 from meshgpt.shapes.vecset import PRESETS, VectorSetAutoencoder, VectorSetConfig, vector_set_preset
 from meshgpt.training.field_examples import FieldBatch, FieldExamples, FieldView
-from meshgpt.training.field_objectives import VectorSetObjective
+from meshgpt.training.field_objectives import VectorSetObjective, soft_overlap
 from meshgpt.training.field_trainers import VectorSetTrainer
 
 SIZES = {"dim": 24, "num_latents": 8, "dim_latent": 4, "depth": 2, "heads": 2, "dim_head": 8, "cross_heads": 2}
@@ -121,6 +121,55 @@ def test_latents_without_a_width_are_jittered_in_training_alone(shapes):
     assert objective.losses(model, batch).loss != objective.losses(model, batch).loss
     model.eval()
     assert objective.losses(model, batch).loss == objective.losses(model, batch).loss
+
+
+def test_a_batch_of_training_has_any_number_of_latents_in_range_and_all_are_decoded(shapes):
+    model, batch, seen = model_of("located", fewest_latents=3), batch_of(shapes), set()
+    gather = model.posterior
+    model.posterior = lambda clouds, number=None: seen.add(number) or gather(clouds, number)
+    for _ in range(40):
+        assert VectorSetObjective().losses(model.train(), batch).loss.isfinite()
+    assert seen <= set(range(3, 9)) and len(seen) > 3
+    seen.clear()
+    VectorSetObjective().losses(model.eval(), batch)
+    assert seen == {None} and model.encode(batch.clouds).shape[1] == 8
+
+
+def test_the_overlap_is_one_of_what_was_found_and_weighs_what_it_lacks(shapes):
+    inside = torch.tensor([[1.0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]])
+    sure = 40 * (2 * inside - 1)
+    assert torch.allclose(soft_overlap(sure, inside), torch.tensor([1.0, 1, 0]))
+    assert torch.allclose(soft_overlap(-sure, inside), torch.zeros(3), atol=1e-6)
+    half = soft_overlap(torch.zeros(1, 4, requires_grad=True), inside[:1])
+    assert half.item() == pytest.approx(1 / 3)  # one of 2 + 2 - 1
+    batch = batch_of(shapes)
+    plain, weighed = (
+        VectorSetObjective().losses(model_of(overlap_weight=weight).eval(), batch).loss.item() for weight in (0.0, 2.0)
+    )
+    values = model_of().eval().logits(model_of().eval().encode(batch.clouds), batch.points)
+    lacking = sum(
+        1 - soft_overlap(values[:, part], batch.inside[:, part]).mean() for part in (slice(48), slice(48, 64))
+    )
+    assert weighed - plain == pytest.approx(2 * lacking.item(), rel=1e-4)
+
+
+def test_the_keenest_head_begins_as_steep_as_was_asked():
+    model = model_of("located", steepest=300.0)
+    for near in (model.near_cloud, model.near_latents):
+        assert near.log_fall.exp().max().item() == pytest.approx(300.0)
+
+
+def test_settings_that_contradict_each_other_are_refused():
+    for fields, why in (
+        ({"fewest_latents": 9}, r"fewest_latents must lie in \[1, num_latents\] \(8\)"),
+        ({"fewest_latents": 0}, "fewest_latents"),
+        ({"fewest_latents": 4, "queries": "learned"}, "learned queries"),
+        ({"overlap_weight": -1.0}, "overlap_weight must not be negative"),
+        ({"overlap_weight": 1.0, "target": "distance"}, "overlap_weight must be 0 where distances"),
+        ({"steepest": 0.0}, "steepest must be above 0"),
+    ):
+        with pytest.raises(ConfigError, match=why):
+            model_of(**fields)
 
 
 def test_latents_are_scaled_by_what_was_measured_and_the_measure_is_saved(shapes, tmp_path):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from meshgpt.mesh.mesh import Mesh
     from meshgpt.pipeline import GeneratedMesh, MeshPipeline
 
-SAMPLING = ("temperature", "top_k", "top_p", "min_p", "max_faces", "candidates")
+SAMPLING = ("temperature", "top_k", "top_p", "min_p", "max_faces", "candidates", "retouch")
 WISHES = ("text", "category", "faces", "points", "mesh", "negative_text")
 GUIDANCE = ("cond_scale", "cond_scale_end", "rescale_phi")
 JUDGED_CANDIDATES = 32  # where a recognizer chooses; see `benchmarks/asked_by_name.py`
@@ -62,6 +62,8 @@ def add_sampling(command: argparse.ArgumentParser) -> None:
         "write so many of each and keep the best: nearest to what is followed, else most like what is asked for, closed"
     )
     command.add_argument("--candidates", type=int, help=best)
+    forms = "take candidates as they were written: not tidied, and no half of them made whole by its mirror image"
+    command.add_argument("--no-retouch", action="store_const", const=False, dest="retouch", help=forms)
     command.add_argument("--no-judge", action="store_true", help="choose candidates by their form alone")
     add_machine(command)
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from meshgpt.cli import train_shapes
 from meshgpt.cli.inputs import named_tokenizer
 from meshgpt.cli.runs import add_run, check_changes, finish
-from meshgpt.cli.settings import changed
-from meshgpt.errors import CheckpointError, DataError
+from meshgpt.cli.settings import add_changes, changed
+from meshgpt.errors import CheckpointError, ConfigError, DataError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from meshgpt.tokenizers.tokenizer import MeshTokenizer
     from meshgpt.transformer.transformer import MeshTransformer
 
+CRITIC_WEIGHT = 0.3  # of a logit beside the nats of `doubt`
 BALANCE = ("none", "category", "source", "faces")
 CONDITIONS = {
     "text": "condition_on_text",
@@ -54,7 +55,34 @@ def add_commands(commands: argparse._SubParsersAction, shared: argparse.Argument
         part.add_argument("--balance", choices=BALANCE, default="none", help=balance)
         part.add_argument("--no-val", action="store_true", help="train on all meshes, hold none out")
         add_run(part)
+    critic = parts.add_parser("critic", parents=[shared], help="tells what a pipeline writes from real meshes")
+    critic.add_argument("pipeline", help="a pipeline folder, a Hub name, or a bundled name such as lowpoly")
+    critic.add_argument("data", help="a data set of real meshes: folder, .zip, .npz or a bundled name")
+    critic.add_argument("--max-faces", type=int, help="leave longer meshes out")
+    critic.add_argument("--no-val", action="store_true", help="learn from all meshes but a fifth, whatever their split")
+    weight = "of its logit in the choice among candidates, beside their form (default: %(default)s)"
+    critic.add_argument("--weight", type=float, default=CRITIC_WEIGHT, help=weight)
+    critic.add_argument("-o", "--out", type=Path, required=True, help="folder of the pipeline with its critic")
+    add_changes(critic)
+    critic.set_defaults(run=run_critic)
     train_shapes.add_parts(parts, shared)
+
+
+def run_critic(arguments: argparse.Namespace) -> None:
+    from meshgpt.critic import MeshCritic, MeshCriticConfig
+    from meshgpt.pipeline import MeshPipeline
+    from meshgpt.training.critics import CriticTraining, train_critic
+
+    training, model = changed(((CriticTraining, {}), (MeshCriticConfig, {})), arguments)
+    if arguments.weight <= 0:
+        raise ConfigError(f"--weight must be above 0, got {arguments.weight:g}")
+    data, val = datasets(arguments)
+    pipeline = MeshPipeline.from_pretrained(arguments.pipeline)
+    critic = train_critic(pipeline, data, val, CriticTraining.from_dict(training), MeshCritic(**model))
+    config = pipeline.config.replace(retouch=True, critic_weight=arguments.weight)
+    folder = MeshPipeline(pipeline.tokenizer, pipeline.transformer, config, critic).save_pretrained(arguments.out)
+    print(f"a real mesh before a written one in {critic.config.accuracy:.1%} of pairs that it did not learn from")
+    print(f"next: meshgpt generate --model {folder} --view")
 
 
 def run_tokenizer(arguments: argparse.Namespace) -> None:

@@ -15,11 +15,18 @@ def mirrored_share(mesh: Mesh) -> float:
 
     In [0, 1]; 0 for a mesh without faces. Up and down are never alike to it: things stand.
     """
+    return max(mirrored_shares(mesh))
+
+
+@no_type_check
+def mirrored_shares(mesh: Mesh) -> tuple[float, float]:
+    """The same along x and along z."""
     if not mesh.num_faces:
-        return 0.0
+        return 0.0, 0.0
     low, high = mesh.bounds
     step = max(float((high - low).max()) / STEPS, np.finfo(float).tiny)
-    return max(_share(mesh.vertices - (low + high) / 2, axis, step) for axis in (0, 2))
+    along_x, along_z = (_share(mesh.vertices - (low + high) / 2, axis, step) for axis in (0, 2))
+    return along_x, along_z
 
 
 def _share(vertices: np.ndarray, axis: int, step: float) -> float:

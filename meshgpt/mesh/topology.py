@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from scipy import sparse
 from torch import Tensor
 
@@ -97,24 +97,29 @@ def components(mesh: Mesh, shared: Literal["edge", "vertex"] = "vertex") -> np.n
     return _connected(pairs, mesh.num_faces)
 
 
-def loose_share(mesh: Mesh) -> float:
-    """The share of the surface that hangs in the air, in [0, 1): apart from the largest group of components.
+def groups_of_parts(mesh: Mesh) -> tuple[Int[np.ndarray, " nf"], Float[np.ndarray, " g"]]:
+    """The group of each triangle of a mesh, and the area of each group.
 
     Components are in one group where their bounding boxes meet, or nearly: within `GAP` of the mesh's longest side.
     """
-    mesh = mesh.triangulated()
     label = components(mesh)
     count = int(label.max(initial=-1)) + 1
-    if count < 2:
-        return 0.0
     corners, reach = mesh.vertices[mesh.faces], GAP * float(np.ptp(mesh.bounds, axis=0).max())
     low, high = np.full((count, 3), np.inf), np.full((count, 3), -np.inf)
     np.minimum.at(low, label, corners.min(axis=1))
     np.maximum.at(high, label, corners.max(axis=1))
     meet = ((low[:, None] - reach <= high) & (high[:, None] + reach >= low)).all(axis=-1)
     group = sparse.csgraph.connected_components(sparse.coo_matrix(meet), directed=False)[1]
-    areas = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1)
-    shares = np.bincount(group[label], weights=areas)
+    areas = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1) / 2
+    return group[label], np.bincount(group[label], weights=areas)
+
+
+def loose_share(mesh: Mesh) -> float:
+    """The share of the surface that hangs in the air, in [0, 1): apart from the largest group of components."""
+    mesh = mesh.triangulated()
+    if not mesh.num_faces:
+        return 0.0
+    shares = groups_of_parts(mesh)[1]
     return float(1 - shares.max() / max(shares.sum(), np.finfo(float).tiny))
 
 

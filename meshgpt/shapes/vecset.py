@@ -37,17 +37,23 @@ TOLD = 4  # columns of a cloud beside the places: the normal, and whether it is 
 class VectorSetConfig(Config):
     """An autoencoder of shapes.
 
-    dim: width. num_latents, dim_latent: of the set; with bottleneck "none", dim_latent is dim. bottleneck: "kl", a
+    dim: width. num_latents, dim_latent: of the set; with bottleneck "none", dim_latent is dim. fewest_latents: each
+    batch of training has a number drawn between it and num_latents, so that sets of any such size can be decoded (as
+    Hunyuan3D 2.1 does); None: always num_latents. bottleneck: "kl", a
     normal distribution for each number, weighed by `kl_weight`; "normalised", each vector at mean 0 and variance 1,
     with no weight to choose (VecSetX); "none". queries: "points", the farthest of the cloud, or "learned" ones. depth,
     heads, dim_head: of the self-attention after the bottleneck; cross_heads, each as wide as fits `dim`, of both
     cross-attentions. normals: the cloud tells normals and sharp edges too. target: "occupancy" or signed "distance".
-    near_weight: of points near the surface, beside those of the volume. feed_forward: one more after the last
-    cross-attention, which then keeps its query. drop_path: share of residual paths that training leaves out.
+    near_weight: of points near the surface, beside those of the volume. overlap_weight: of what the soft overlap of
+    volumes falls short of 1, for occupancy; it does not let thin walls be outvoted by the space around them.
+    feed_forward: one more after the last cross-attention, which then keeps its query. drop_path: share of residual
+    paths that training leaves out. steepest: how fast the keenest head of located latents forgets what is far, see
+    `Nearness`.
     """
 
     dim: int = 512
     num_latents: int = 512
+    fewest_latents: int | None = None
     dim_latent: int = 32
     bottleneck: str = "kl"
     queries: str = "points"
@@ -61,9 +67,11 @@ class VectorSetConfig(Config):
     normals: bool = False
     target: str = "occupancy"
     near_weight: float = 0.1
+    overlap_weight: float = 0.0
     kl_weight: float = 1e-3
     feed_forward: bool = False
     drop_path: float = 0.0
+    steepest: float = 64.0
 
     def validate(self) -> None:
         for field in ("dim", "num_latents", "dim_latent", "heads", "dim_head", "cross_heads", "num_frequencies"):
@@ -76,8 +84,15 @@ class VectorSetConfig(Config):
         possible = self.queries == "points" and self.bottleneck == "normalised" and self.dim_latent > PLACE
         need = "need queries 'points', bottleneck 'normalised' and a dim_latent above 3"
         self.require(not self.located or possible, "located", need)
-        for field in ("near_weight", "kl_weight", "jitter"):
+        if self.fewest_latents is not None:
+            told = f"lie in [1, num_latents] ({self.num_latents})"
+            self.require(1 <= self.fewest_latents <= self.num_latents, "fewest_latents", told)
+            self.require(self.queries == "points", "fewest_latents", "be None with learned queries")
+        for field in ("near_weight", "overlap_weight", "kl_weight", "jitter"):
             self.require(getattr(self, field) >= 0, field, "not be negative")
+        needless = self.target == "occupancy" or self.overlap_weight == 0
+        self.require(needless, "overlap_weight", "be 0 where distances are the target")
+        self.require(self.steepest > 0, "steepest", "be above 0")
         self.require(0 <= self.drop_path < 1, "drop_path", "lie in [0, 1)")
         whole = self.bottleneck != "none" or self.dim_latent == self.dim
         self.require(whole, "dim_latent", f"be dim ({self.dim}) without a bottleneck")
@@ -104,7 +119,9 @@ class VectorSetAutoencoder(FieldModel):
         learned = config.queries == "learned"
         self.learned = nn.Parameter(torch.randn(config.num_latents, dim) * 0.02) if learned else None
         self.gather = SetBlock(dim, *cross, dim_context=dim)
-        self.near_cloud, self.near_latents = (Nearness(cross[0]) if config.located else None for _ in range(2))
+        self.near_cloud, self.near_latents = (
+            Nearness(cross[0], most=config.steepest) if config.located else None for _ in range(2)
+        )
         self.narrow, self.widen = _bottleneck(config)
         self.blocks = nn.ModuleList([SetBlock(dim, config.heads, config.dim_head) for _ in range(config.depth)])
         self.ask = SetAttention(dim, *cross, dim_context=dim)
@@ -278,15 +295,18 @@ PRESETS |= {
     "tiny": VectorSetConfig(dim=96, num_latents=48, dim_latent=8, depth=3, **_heads(3, 3)),  # minutes on a CPU
     "compact": VectorSetConfig(  # an hour on a CPU
         dim=128,
-        num_latents=64,
+        num_latents=192,
+        fewest_latents=64,
         dim_latent=16,
         depth=4,
         num_frequencies=6,
         bottleneck="normalised",
         located=True,
+        steepest=512.0,
         jitter=0.05,
         normals=True,
         near_weight=0.5,
+        overlap_weight=0.5,
         **_heads(4, 4),
     ),  # fmt: skip
     "small": VectorSetConfig(dim=192, num_latents=96, dim_latent=16, depth=6, **_heads(3, 6)),

@@ -21,6 +21,17 @@ def overlap(found: Bool[Tensor, "b n"], true: Bool[Tensor, "b n"]) -> Float[Tens
     return torch.where(either > 0, both / either.clamp(min=1), 1.0).mean()
 
 
+def soft_overlap(logits: Float[Tensor, "b n"], inside: Float[Tensor, "b n"]) -> Float[Tensor, " b"]:
+    """`overlap` of each shape with probabilities for points, which has a gradient (Rahman and Wang 2016).
+
+    0, whatever was found, of a shape that holds none of the points.
+    """
+    chance = logits.sigmoid()
+    both = (chance * inside).sum(dim=1)
+    either = (chance + inside - chance * inside).sum(dim=1)
+    return both / either.clamp(min=1)
+
+
 class PointObjective(Objective):
     """The cross-entropy of an `OccupancyField`; an example is a block of points, a batch holds one or more."""
 
@@ -61,8 +72,9 @@ class OccupancyObjective(Objective):
 
 
 class VectorSetObjective(Objective):
-    """A `VectorSetAutoencoder`: points of the volume, those near the surface by `near_weight`, and the divergence of
-    the latents, a mean over their numbers, by `kl_weight`. Cross-entropy, or the absolute error of distances."""
+    """A `VectorSetAutoencoder`: points of the volume, those near the surface by `near_weight`, what the soft overlap of
+    both lacks by `overlap_weight`, and the divergence of the latents, a mean over their numbers, by `kl_weight`.
+    Cross-entropy, or the absolute error of distances."""
 
     def collate(self, examples: Sequence[FieldExample]) -> FieldBatch:
         return FieldBatch.of(examples)
@@ -72,18 +84,28 @@ class VectorSetObjective(Objective):
 
     def losses(self, model: nn.Module, batch: FieldBatch) -> Losses:
         config: Any = model.config
-        found = model.posterior(batch.clouds)  # type: ignore[operator]
+        number = self._number(config) if model.training else None
+        found = model.posterior(batch.clouds, number)  # type: ignore[operator]
         drawn = model.training and (config.bottleneck == "kl" or config.jitter > 0)
         values = model.logits(found.sample() if drawn else found.mean, batch.points)  # type: ignore[operator]
         parts = (slice(0, batch.num_volume), slice(batch.num_volume, None))
         volume, near = (self._error(config.target, values[:, part], batch.values[:, part]) for part in parts)
         loss = volume + config.near_weight * near
         metrics = {"volume": volume.detach(), "near": near.detach()}
+        if config.overlap_weight:
+            lacking = [1 - soft_overlap(values[:, part], (batch.values[:, part] > 0).float()).mean() for part in parts]
+            loss = loss + config.overlap_weight * sum(lacking)
         if config.bottleneck == "kl":
             divergence = found.kl().mean()
             loss, metrics["divergence"] = loss + config.kl_weight * divergence, divergence.detach()
         metrics["iou"] = overlap(values[:, parts[0]] > 0, batch.values[:, parts[0]] > 0).detach()
         return Losses(loss, metrics)
+
+    @staticmethod
+    def _number(config: Any) -> int | None:
+        """Of the latents of a batch that is trained on; None: as many as the model has."""
+        least = config.fewest_latents
+        return None if least is None else int(torch.randint(least, config.num_latents + 1, ()))
 
     @staticmethod
     def _error(target: str, values: Float[Tensor, "b n"], true: Float[Tensor, "b n"]) -> Float[Tensor, ""]:
