@@ -2,9 +2,9 @@
 
     meshgpt data fields cc0-lowpoly -o runs/fields \\
         --categories crate block plate column bottle book barrel cup table chair
-    python benchmarks/vector_set.py real --data runs/fields --preset compact --steps 4500 \\
+    python benchmarks/vector_set.py real --data runs/fields --preset compact --steps 8000 \\
         --precision bf16 --out runs/real
-    python benchmarks/real_generation.py --data runs/fields --autoencoder runs/real/best --out runs/shapes
+    python benchmarks/real_generation.py --data runs/fields --autoencoder runs/real/best --latents 96 --out runs/shapes
 
 Shapes that the autoencoder does not bring back are left out. Each other one is encoded several times: other points,
 mirrored, with its axes scaled a little. Samples of each category in turn become meshes, and the bundled recognizer says

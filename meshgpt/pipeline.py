@@ -21,7 +21,7 @@ from meshgpt.critic import MeshCritic
 from meshgpt.data.batch import MeshBatch
 from meshgpt.errors import CheckpointError, ConfigError, GenerationError, GenerationInterrupted
 from meshgpt.mesh.canonical import canonicalize
-from meshgpt.mesh.finishing import WRITTEN, finished_forms
+from meshgpt.mesh.finishing import TIDY, WRITTEN, finished_forms
 from meshgpt.mesh.form import doubt
 from meshgpt.mesh.frame import Frame
 from meshgpt.mesh.mesh import Mesh, drop_unused_vertices
@@ -43,7 +43,7 @@ TOKENIZERS = {  # and the file of each, loaded where it is used: what the learne
 BESIDE_JUDGE = 0.15  # of the weight of the critic, where a judge says what is like what was asked for
 CANDIDATE_STRIDE = 1_000_003  # between the seeds of one mesh's candidates
 BUDGET_TOLERANCE = 0.2  # a mesh has about as many faces as asked for when it misses by no more
-OF_THE_PIPELINE = ("usual_faces", "critic_weight")  # no call can change them
+OF_THE_PIPELINE = ("usual_faces", "retouch", "critic_weight")  # nothing that the transformer is told
 SHOWN = ("num_points", "beside_edges")  # of a shape to follow
 SMALLEST_AREA = 1e-9  # a face with less has its corners on one line; on 1,024 bins the least area else is 1.9e-6
 STREAMED = Callable[[int, int, Tensor], None]
@@ -93,6 +93,11 @@ class GeneratedMesh:
     match: float | None = None  # log-probability that it is what was asked for, where a judge was given
     form: str = WRITTEN  # which of `finished_forms` it is; the codes are those of the mesh as it was written
     doubt: float | None = None  # how little it looks made by hand, see `MeshPipeline.doubts_of`; None where none asked
+
+    @property
+    def retouched(self) -> str:
+        """What was done to it, in words: "tidied", "left half mirrored", ...; empty where nothing was."""
+        return {WRITTEN: "", TIDY: "tidied"}.get(self.form, f"{self.form} half mirrored")
 
 
 @dataclass(frozen=True)
@@ -184,8 +189,8 @@ class MeshPipeline:
         negative_text = options.pop("negative_text", None)
         if negative_text is not None and wishes.texts is None:
             raise GenerationError("negative_text without text: there is nothing that it could change")
+        retouch = options.pop("retouch", self.config.retouch) and prompt is None
         options, candidates, shown = self.options_for(wishes, options)
-        retouch = options.pop("retouch") and prompt is None
         seeds = self._seeds(seed, wishes.count)
         codes = prompt if prompt is None or isinstance(prompt, Tensor) else self.prompt_codes(prompt)
         sized = wishes if codes is not None else self._sized(wishes, seeds, options["max_faces"])

@@ -81,6 +81,7 @@ def test_retouched_meshes_are_no_more_doubtful_and_say_which_form_they_are(untra
     for one, two in zip(plain, better, strict=True):
         assert torch.equal(one.codes, two.codes)
         assert two.doubt <= one.doubt and two.doubt == pytest.approx(pipe.doubts_of([two.mesh])[0], abs=0.5)
+        assert one.retouched == "" and (two.retouched == f"{two.form} half mirrored" or two.form not in HALVES)
         if two.form in HALVES:
             assert mirrored_share(two.mesh) == 1.0 and two.mesh.bounds[0, 1] == pytest.approx(0.0)
 

@@ -203,11 +203,12 @@ class Saving:
 
         caption, path = f"seed {item.seed}, {item.mesh.num_faces} faces", None
         caption += "" if item.stopped_by == "end" else f", cut off by {item.stopped_by}"
+        caption += f", {item.retouched}" if item.retouched else ""
         caption += "" if item.fit is None else f", Chamfer {item.fit.chamfer:.4f}"
         caption += "" if item.match is None else f", looks like it: {100 * math.exp(item.match):.0f} %"
         caption += f"; asked for {self.asked}" if self.asked else ""
         if item.mesh.num_faces:
-            metadata = {"generator": "meshgpt", "seed": item.seed, **self.settings}
+            metadata = {"generator": "meshgpt", "seed": item.seed, "form": item.form, **self.settings}
             mesh = turned_back(item.mesh, self.up)
             path = write_mesh(mesh, self.folder / f"seed-{item.seed}.{self.extension}", metadata=metadata)
         self.saved.append(Saved(item.mesh, path, caption))

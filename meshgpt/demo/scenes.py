@@ -81,7 +81,7 @@ def written_scene(wish: Wish, model: str, written: list[GeneratedMesh], stopped:
         return _nothing(stopped)
     solid.sort(key=partial(faults, faces=wish.faces))
     best, count = solid[0], len(solid)
-    captions = [f"seed {item.seed}{_cut(item)}" for item in solid]
+    captions = [f"seed {item.seed}{_cut(item)}" + f", {item.retouched}" * bool(item.retouched) for item in solid]
     captions[0] += f", the best of {count}" if count > 1 else ""
     meshes = [
         _finished(item.mesh, wish, item.seed, caption, model=model)

@@ -44,10 +44,11 @@ class FieldReport:
 @torch.no_grad()
 def report_fields(
     model: Any, dataset: Any, cloud: int = 2048, extraction: ExtractionConfig | None = None, threshold: float = 0.02,
-    count: int = 10_000,
+    count: int = 10_000, num_latents: int | None = None,
 ) -> FieldReport:  # fmt: skip
     """Encodes `cloud` surface points of each shape of a data set of `FieldSample`s, and compares what comes back.
 
+    num_latents: of vector sets, as many as the model has if None.
     Surfaces are extracted and compared by `count` points only if `extraction` is given; it takes most of the time.
     Raises `DataError` for no shapes.
     """
@@ -57,7 +58,8 @@ def report_fields(
     overlaps, surfaces = [], []
     for index in range(len(dataset)):
         sample = dataset[index]
-        latents = model.encode(_cloud(sample, cloud, index).to(next(model.parameters()).device))
+        points = _cloud(sample, cloud, index).to(next(model.parameters()).device)
+        latents = model.encode(points) if num_latents is None else model.encode(points, num_latents=num_latents)
         field = model.field(latents)
         overlaps.append(volume_iou(evaluate(field, torch.from_numpy(sample.volume[:, :3].copy())), sample.volume[:, 3]))
         if extraction is not None:
