@@ -12,6 +12,7 @@ from conditioned_toys import CUBE, conditioned_pipeline
 pytest.importorskip("gradio", reason="the extra [demo] is not installed", exc_type=ImportError)
 api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed", exc_type=ImportError)
 
+from meshgpt.demo.page import CANDIDATES  # noqa: E402
 from meshgpt.demo.server import application, bound  # noqa: E402
 from meshgpt.demo.studio import Studio  # noqa: E402
 from meshgpt.mesh.files import read_mesh, write_mesh  # noqa: E402
@@ -94,7 +95,7 @@ def test_a_visitor_writes_a_mesh_looks_at_its_edges_and_takes_it_home(visit, tmp
     page.click("#write")
     assert "Seed" in told(page, "done", "Seed")
     viewer.locator("#title", has_text="a chair").wait_for()
-    assert viewer.locator(".card").count() == 12
+    api.expect(viewer.locator(".card")).to_have_count(CANDIDATES)
     toggle = viewer.locator("#wireframe")
     assert toggle.get_attribute("aria-pressed") == "true"
     toggle.click()

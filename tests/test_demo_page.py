@@ -1,7 +1,9 @@
 """The page as gradio builds and serves it; skipped where the extra [demo] is not installed."""
 
 import asyncio
+import inspect
 import re
+from typing import get_type_hints
 
 import pytest
 from conditioned_toys import conditioned_pipeline
@@ -50,6 +52,11 @@ def test_gradio_is_told_to_report_nothing(page, monkeypatch):
     from gradio import analytics
 
     assert not analytics.analytics_enabled() and not page.blocks.analytics_enabled
+
+
+def test_gradio_sees_that_writing_goes_on_for_a_while_and_is_told_who_asks(page):
+    [write] = [each.fn for each in page.blocks.fns.values() if inspect.isgeneratorfunction(each.fn)]
+    assert get_type_hints(write)["request"] is gradio.Request
 
 
 def test_the_fields_are_those_of_the_model(page):

@@ -2,7 +2,7 @@
 
 import html
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from threading import Event
 from typing import Any, no_type_check
@@ -147,10 +147,15 @@ class Page:
         names = [name for name in ("text", "category", "guidance", "shape", "up", *SETTINGS) if name in fields]
         outputs = [letter, fields["status"], fields["write"], fields["stop"]]
 
-        def write(request: gradio.Request, mode: str, *values: Any) -> Iterator[list[Any]]:  # pyright: ignore
-            asked = _asked(mode, dict(zip(names, values, strict=True)))
-            for scene in self.write(asked, str(request.session_hash)):
+        def told(session: str, mode: str, values: Sequence[Any]) -> Iterator[list[Any]]:
+            for scene in self.write(_asked(mode, dict(zip(names, values, strict=True))), session):
                 yield self._shown(scene)
+
+        # Not a def: where types are checked it would be wrapped, and gradio would not see that it is a generator.
+        write: Any = lambda request, mode, *values: (  # noqa: E731
+            yield from told(str(request.session_hash), mode, values)  # pyright: ignore[reportReturnType]
+        )
+        write.__annotations__ = {"request": gradio.Request}
 
         def stop(request: gradio.Request) -> None:  # pyright: ignore[reportInvalidTypeForm]
             self.stop(str(request.session_hash))
